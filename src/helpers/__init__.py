@@ -1,7 +1,7 @@
 """Helpers of the book *Hands-On Brain Foundation Models*.
 
 Plumbing shared by the chapters: data, simulation, training, evaluation, plots, records, running and building.
-What a paper contributes stays in its chapter. Importing this package imports nothing heavy; import the modules.
+What a paper contributes stays in its chapter. Importing the package imports nothing heavy.
 """
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ def _is_root(folder: Path) -> bool:
 
 
 def repo_root() -> Path | None:
-    """Folder of the book's repository: above the working folder, else above this file; None outside one (Colab)."""
+    """Folder of the repository: above the working folder, else above this file; None outside one (Colab)."""
     for start in (Path.cwd(), Path(__file__).resolve().parent):
         for folder in (start, *start.parents):
             if _is_root(folder):
@@ -27,7 +27,7 @@ def repo_root() -> Path | None:
 
 
 def data_root() -> Path:
-    """Cache for downloaded data: ``$BOOK_DATA``, else the user's cache folder (as ``pooch.os_cache`` says)."""
+    """Cache for downloaded data: ``$BOOK_DATA``, else the user's cache folder (``pooch.os_cache``)."""
     if given := os.environ.get("BOOK_DATA"):
         return Path(given).expanduser().resolve()
     import pooch
@@ -36,7 +36,7 @@ def data_root() -> Path:
 
 
 def runs_root() -> Path:
-    """Folder for outputs of runs, never committed: ``$BOOK_RUNS``, else ``_runs`` in the repository or here."""
+    """Outputs of runs, never committed: ``$BOOK_RUNS``, else ``_runs`` in the repository or here."""
     if given := os.environ.get("BOOK_RUNS"):
         return Path(given).expanduser().resolve()
     return (repo_root() or Path.cwd()) / "_runs"

@@ -1,4 +1,4 @@
-"""Print the parameters of configs/ci/CHAPTER.yml as NUL-separated ``-p name=value`` options of helpers.run."""
+"""Print the parameters of configs/ci/CHAPTER.yml as NUL-separated ``-p name=value`` options."""
 
 import json
 import sys

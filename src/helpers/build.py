@@ -3,8 +3,8 @@
     python -m helpers.build [--profile embedded|public|full]
 
 A chapter runs again when its code cells, a helper it imports, its configuration, the pinned packages, a
-record it shows or a chapter it borrows from have changed. Prose and captions are taken from the source notebook
-each time, so editing a sentence executes nothing. HTML is made in a fresh folder and moved into place only when
+record it shows or a chapter it borrows from have changed. Prose and captions are taken from the source
+notebook each time, so editing a sentence executes nothing. HTML is made in a fresh folder and moved into place when
 there was no warning: what lies in ``_build/html`` is always a whole book.
 Exit codes: 0 built, 1 failed, 2 refused.
 """

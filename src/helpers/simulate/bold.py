@@ -5,7 +5,7 @@ The log-covariance of subject :math:`s` with group :math:`y`, sex :math:`g`, age
 .. math:: M_s = \log C_{HCP} + \delta\,y\,B_{group} + e_{sex}\,(g - \tfrac12)\,B_{sex} + e_{age}\,\tfrac{a - 30}{10}\,B_{age}
           + e_{site}\,B_{site,k} + \sigma_{subject} \sum_j \tfrac{2 z_{sj}}{\sqrt J} B_j + \sigma_{own}\,E_s
 
-with symmetric directions :math:`B` of Frobenius norm 10 and a random symmetric matrix :math:`E_s`. Adding in the log keeps every covariance
+with symmetric directions :math:`B` of length 10 over the edges (upper triangle) and a random symmetric matrix :math:`E_s`. Adding in the log keeps every covariance
 positive definite. Two connectivity states, :math:`C_{\pm} = \exp(M_s \pm \sigma_{state} B_{state})` brought to unit variance, take turns
 and each lasts half of the run in total, in everybody: the time-averaged covariance is :math:`\bar C_s = (C_+ + C_-)/2` however often
 the states switch.
@@ -36,7 +36,7 @@ from helpers.data.cohort import Atlas, Cohort, Provenance
 from helpers.errors import BookError
 
 POPULATION = 20210  # seed of what all simulated people share
-DWELL = 40.0  # mean stay in a connectivity state, seconds, where dwell_effect is 0
+DWELL = 60.0  # mean stay in a connectivity state, seconds, where dwell_effect is 0
 N_DIRECTIONS = 12  # J
 MAX_SITES = 8
 
@@ -50,14 +50,14 @@ class Settings:
     n_sites: int = 4
     group_effect: float = 0.10  # patients: weaker coupling within Default
     dwell_effect: float = 0.0  # patients: mean stay in a state is DWELL * exp(-dwell_effect)
-    sex_effect: float = 0.05
-    age_effect: float = 0.08  # per ten years
-    site_effect: float = 0.10
+    sex_effect: float = 0.07
+    age_effect: float = 0.035  # per ten years
+    site_effect: float = 0.125
     subject_sd: float = 0.13  # individual differences that follow the networks
-    own_sd: float = 0.15  # individual differences that follow nothing
-    state_sd: float = 0.15  # how far the two states lie from their mean
-    snr: float = 1.5  # sd of the signal / sd of the white noise
-    global_sd: float = 0.35  # sd of the global signal / sd of the signal
+    own_sd: float = 0.3  # individual differences that follow nothing
+    state_sd: float = 0.18  # how far the two states lie from their mean
+    snr: float = 1.2  # sd of the signal / sd of the white noise
+    global_sd: float = 0.25  # sd of the global signal / sd of the signal
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -82,7 +82,8 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Directions of the effects in the log-covariance, for pictures: each (R, R), symmetric, Frobenius norm 10, zero diagonal.
+    """Directions of the effects in the log-covariance, for pictures: each (R, R), symmetric, length 10 over the edges,
+    zero diagonal.
 
     ``group`` is what a patient gains for ``group_effect=1`` (negative: weaker); ``site`` is (n_sites, R, R).
     """
@@ -125,11 +126,11 @@ class _Population:
 
 
 def _direction(matrix: np.ndarray) -> np.ndarray:
-    """Symmetric part with zero diagonal, scaled to Frobenius norm 10."""
+    """Symmetric part with zero diagonal, scaled to length 10 over the edges (upper triangle)."""
     matrix = matrix + np.swapaxes(matrix, -1, -2)
     index = np.arange(matrix.shape[-1])
     matrix[..., index, index] = 0
-    return 10 * matrix / np.linalg.norm(matrix, axis=(-1, -2), keepdims=True)
+    return 10 * np.sqrt(2) * matrix / np.linalg.norm(matrix, axis=(-1, -2), keepdims=True)
 
 
 @lru_cache(maxsize=2)

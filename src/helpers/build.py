@@ -4,8 +4,8 @@
 
 A chapter runs again when its code cells, a helper it imports, its configuration, the pinned packages, a
 record it shows or a chapter it borrows from have changed. Prose and captions are taken from the source
-notebook each time, so editing a sentence executes nothing. HTML is made in a fresh folder and moved into place when
-there was no warning: what lies in ``_build/html`` is always a whole book.
+notebook each time, so editing a sentence executes nothing. HTML is made in a fresh folder and moved into
+place when there was no warning: what lies in ``_build/html`` is always a whole book.
 Exit codes: 0 built, 1 failed, 2 refused.
 """
 
@@ -29,7 +29,7 @@ import nbformat
 import yaml
 
 from helpers import paths
-from helpers.errors import BookError
+from helpers.errors import BookError, MissingData
 
 PROFILES = ("embedded", "public", "full")
 _TOOLS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb")
@@ -98,8 +98,6 @@ def inputs(root: Path, chapter: str, profile: str) -> dict[str, str]:
     for name in [chapter, *borrowed]:
         for record in sorted((root / "runs" / name).glob("*.json")):
             found[f"record {name}/{record.stem}"] = _digest_file(record)
-    for name in borrowed:
-        found[f"chapter {name}"] = _digest(json.dumps(_code(root / "notebooks" / f"{name}.ipynb")))
     return found
 
 
@@ -109,10 +107,10 @@ def reasons(root: Path, chapter: str, profile: str) -> list[str]:
 
     folder = paths.runs_root() / chapter / profile
     try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        record = records.read(folder / "record.json")
         before = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
         notebook = (folder / "notebook.ipynb").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, MissingData):
         return ["not run yet"]
     except (OSError, ValueError):
         return ["its last run is damaged"]
@@ -122,7 +120,7 @@ def reasons(root: Path, chapter: str, profile: str) -> list[str]:
     now = inputs(root, chapter, profile)
     then = before["inputs"]
     changed = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-    return [*records.stale(record, root / "notebooks" / f"{chapter}.ipynb"), *changed]
+    return [*record.stale(strict=True), *changed]
 
 
 # ---------------------------------------------------------------- executing
@@ -204,23 +202,15 @@ def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbf
 
 def results_table(root: Path) -> str:
     """Markdown table of the committed run records: every metric with an interval, one row each."""
+    from helpers import records
+
     rows = []
     for path in sorted((root / "runs").glob("*/*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        metrics = record["metrics"]
-        notebook = root / "notebooks" / f"{record['chapter']}.ipynb"
-        if notebook.is_file():
-            from helpers import records
-
-            changed = records.stale(record, notebook)
-        else:
-            changed = ["the notebook is gone"]
+        record = records.read(path)
+        changed = record.stale()
         state = f"older than {', '.join(changed)}" if changed else "current"
-        for name in metrics:
-            if f"{name}_lo" in metrics and f"{name}_hi" in metrics:
-                value, lo, hi = (metrics[key] for key in (name, f"{name}_lo", f"{name}_hi"))
-                rows.append(f"| {record['chapter']} | {record['profile']} | {name.replace('_', ' ')} "
-                            f"| {value:.2f} [{lo:.2f}, {hi:.2f}] | {state} |")
+        rows += [f"| {record.chapter} | {record.profile} | {name} | {record.metric(name)} | {state} |"
+                 for name in record.metrics if f"{name}_lo" in record.metrics]
     if not rows:
         return "No run record is committed yet.\n"
     head = ["| chapter | profile | metric | value and 95 % interval | record |", "|---|---|---|---|---|"]
@@ -290,8 +280,8 @@ def make_html(build: Path, state: dict[str, str]) -> None:
     fresh = build / "next"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(build / "source"),
-               "--path-output", str(fresh), "-W", "-n", "--keep-going", "--quiet"]
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build",
+               str(build / "source"), "--path-output", str(fresh), "-W", "-n", "--keep-going", "--quiet"]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
     log = build / "sphinx.log"
     log.write_text(result.stdout + result.stderr, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The parts of ``helpers.train``. Chapters import ``helpers.train`` only."""

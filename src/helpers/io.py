@@ -132,7 +132,7 @@ def sha256(path: Path | str) -> str:
 
 
 def write_json(path: Path | str, value: Any) -> Path:
-    """Write JSON: indented, sorted keys, a newline at the end. NaN and infinity are refused: JSON lacks them."""
+    """Write JSON: indented, with sorted keys. NaN and infinity, which JSON lacks, are refused."""
     try:
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

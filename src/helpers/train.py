@@ -116,6 +116,8 @@ def fit(
         clip_kind=clip_kind, accumulate=accumulate, patience=patience, seed=seed, drop_last=drop_last,
         label=label, precision=pick_precision(precision, target),
     )  # fmt: skip
+    if checkpoint_every < 1:
+        raise BookError(f"checkpoint_every is {checkpoint_every!r}: give a whole number of at least 1")
     batches = Batches(data, batch_size, drop_last, seed, workers)
     with kept_generators():
         seed_everything(seed)
@@ -245,7 +247,7 @@ class _Trainer:
         return {"epoch": epoch, "lr": lr, **means, "seconds": time.perf_counter() - start}
 
     def optimise(self, pieces: list[tuple[Any, float]], i: int) -> dict[str, float]:
-        """Optimiser step ``i``: forward and backward over its pieces, check, clip, update; gives the scalars."""
+        """Optimiser step ``i``: forward and backward over its pieces, check, clip, update; the scalars."""
         for p in self.named.values():
             p.grad = None
         totals: dict[str, Tensor] = {}
@@ -333,7 +335,7 @@ class _Trainer:
         self.log.names("not in the optimiser", self.notes["not_optimised"])
         if self.validate is not None:
             self.notes["validate_before"] = self.score()
-        if self.files and self.main:
+        if self.files and self.main and not resume:
             self.files.clear()
         return False
 

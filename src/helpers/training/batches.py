@@ -43,7 +43,7 @@ class Batches:
         self.steps = self.n // batch_size if drop_last else -(-self.n // batch_size)
         if self.steps == 0:
             raise BookError(
-                f"batch_size {batch_size} is larger than the {self.n} examples, and drop_last drops them all: "
+                f"batch_size {batch_size} is larger than the {self.n} examples, and drop_last drops them: "
                 "take a smaller batch_size or drop_last=False"
             )
 
@@ -82,7 +82,7 @@ class Batches:
         return sizes[0][0] if sizes else 0
 
     def fingerprint(self) -> dict[str, int]:
-        """Number of examples and, for tensors, a CRC-32 of up to 64 evenly spaced ones (to notice another fold)."""
+        """Number of examples and, for tensors, a CRC-32 of up to 64 spread-out ones (tells folds apart)."""
         if self.tensors is None:
             return {"examples": self.n}
         crc = 0

@@ -46,7 +46,7 @@ class Checkpoints:
         return path
 
     def load(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
-        """The newest whole checkpoint, on the CPU. A damaged one is renamed ``.corrupt``, the next one tried."""
+        """The newest whole checkpoint, on the CPU. A damaged one is renamed ``.corrupt`` and passed over."""
         for path in self.found():
             content = path.read_bytes()
             body, digest = content[:-DIGEST], content[-DIGEST:]

@@ -14,7 +14,7 @@ import pandas as pd
 class History:
     """What happened in a ``fit``.
 
-    frame       one row an epoch: epoch (from 1), lr, loss, every scalar of ``step``, validate if there is one,
+    frame       one row an epoch: epoch (from 1), lr, loss, every scalar of ``step``, validate if given,
                 and seconds (of training, without validation); scalars are means over the epoch's examples
     best_epoch  the epoch whose weights were kept; None without ``validate``
     stopped     whether ``patience`` ran out

@@ -13,6 +13,11 @@ from torch import Tensor
 from ..errors import BookError
 
 
+def plain(value: Any) -> Any:
+    """A numpy number as Python's own, so that a checkpoint holds plain types."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings that shape a result. A checkpoint is only resumed under the same ones."""
@@ -35,11 +40,11 @@ class Settings:
     precision: str
 
     def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            object.__setattr__(self, name, plain(value))
         whole = {k: getattr(self, k) for k in ("epochs", "batch_size", "accumulate", "patience")}
         for name, value in whole.items():
-            if not (
-                (isinstance(value, int | np.integer) and value >= 1) or (name == "patience" and value is None)
-            ):
+            if not ((isinstance(value, int) and value >= 1) or (name == "patience" and value is None)):
                 raise BookError(f"{name} is {value!r}: give a whole number of at least 1")
         for name, choices in (("schedule", ("cosine", "constant")), ("clip_kind", ("norm", "value"))):
             if getattr(self, name) not in choices:
@@ -59,7 +64,7 @@ class Settings:
         return round(warm)
 
     def factor(self, i: int, n_steps: int) -> float:
-        """Learning rate of step ``i`` (from 0) over its peak: linear warm-up, then constant or cosine to 0."""
+        """Learning rate of step ``i`` (from 0) over its peak: linear warm-up, then constant or cosine."""
         warm = self.warmup(n_steps)
         if i < warm:
             return (i + 1) / warm
@@ -73,7 +78,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The optimiser's groups: checked, and without what is frozen."""
     names = {id(p): k for k, p in named.items()}
-    groups = [{"params": list(named.values())}] if param_groups is None else [dict(g) for g in param_groups]
+    groups = (
+        [{"params": list(named.values())}]
+        if param_groups is None
+        else [{k: plain(v) for k, v in g.items()} for g in param_groups]
+    )
     seen: set[int] = set()
     for group in groups:
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])

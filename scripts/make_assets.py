@@ -3,9 +3,10 @@
     pip download --no-deps brainspace==0.3.0 -d /tmp/wheels
     python scripts/make_assets.py /tmp/wheels/brainspace-0.3.0-py3-none-any.whl
 
-The wheel is read as a zip file and never installed (its dependency vtk weighs 640 MB). Its hash is checked first. Each asset is
-one .npz: ``fc`` the upper triangle of the group-mean HCP functional connectivity (row-major, float16), ``coords`` the parcel centroids
-in mm (float32), ``labels`` and ``networks`` (str). Running the script again gives the same bytes.
+The wheel is read as a zip file and never installed (its dependency vtk weighs 640 MB). Its hash is checked
+first. Each asset is one .npz: ``fc`` the upper triangle of the group-mean HCP functional connectivity
+(row-major, float16), ``coords`` the parcel centroids in mm (float32), ``labels`` and ``networks`` (str).
+Running the script again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ def mean_fc(wheel: zipfile.ZipFile, n: int) -> np.ndarray:
 
 
 def centroids(wheel: zipfile.ZipFile, n: int) -> np.ndarray:
-    """Mean position of the surface vertices of each parcel, (n, 3) in mm. Vertices are left then right; label 0 is no parcel."""
+    """Mean position of each parcel's surface vertices (left, then right; label 0 is none), (n, 3) in mm."""
     vertices = []
     for side in ("lh", "rh"):
         gifti = nib.GiftiImage.from_bytes(wheel.read(f"brainspace/datasets/surfaces/conte69_32k_{side}.gii"))
         vertices.append(gifti.agg_data("pointset"))
-    label = np.loadtxt(io.StringIO(wheel.read(f"brainspace/datasets/parcellations/schaefer_{n}_conte69.csv").decode()))
+    label = np.loadtxt(
+        io.StringIO(wheel.read(f"brainspace/datasets/parcellations/schaefer_{n}_conte69.csv").decode())
+    )
     assert set(label.astype(int)) == set(range(n + 1))
     xyz = np.vstack(vertices)
     return np.array([xyz[label == i].mean(axis=0) for i in range(1, n + 1)])
@@ -63,7 +66,9 @@ def main(path: str) -> None:
     data = Path(path).read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != WHEEL_SHA256:
-        raise SystemExit(f"{path} has sha256 {found}, expected {WHEEL_SHA256}: download brainspace==0.3.0 again")
+        raise SystemExit(
+            f"{path} has sha256 {found}, expected {WHEEL_SHA256}: download brainspace==0.3.0 again"
+        )
     ASSETS.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(io.BytesIO(data)) as wheel:
         for n in BLOCKS:

@@ -1,6 +1,7 @@
 """Functional connectivity (FC) from region time series, in numpy, for one scan or a batch.
 
-Axes: ``R`` regions, ``T`` frames, ``E = R(R-1)/2`` edges; leading axes are a batch. float32 in gives float32 out, float64 gives float64.
+Axes: ``R`` regions, ``T`` frames, ``E = R(R-1)/2`` edges; leading axes are a batch. float32 in gives float32
+out, float64 gives float64.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from helpers.errors import BookError
 
 
 def _standardised(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Series with mean 0 and length 1 along time (0 where constant), and which regions vary, (..., R) bool."""
+    """Series with mean 0 and length 1 along time (0 where constant); which regions vary, (..., R) bool."""
     bold = np.asarray(bold)
     if bold.ndim < 2 or bold.dtype.kind not in "fiu":
-        raise BookError(f"bold has shape {bold.shape} and dtype {bold.dtype}: expected numbers (..., regions, frames)")
+        raise BookError(
+            f"bold has shape {bold.shape} and dtype {bold.dtype}: expected numbers (..., regions, frames)"
+        )
     if bold.shape[-1] < 2:
         raise BookError(f"bold has {bold.shape[-1]} frames: a correlation needs two at least")
     if bold.dtype not in (np.float32, np.float64):
@@ -27,8 +30,11 @@ def _standardised(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(norm).all():
         *where, region = np.argwhere(~np.isfinite(norm))[0].tolist()
         scan = f"scan {where[0]} " if where else ""
-        raise BookError(f"NaN or infinite values in {scan}region {region}: use Cohort.series(s), which leaves out the padding")
-    # The mean of a constant series is rounded: what is left after removing it is noise of this size, not signal.
+        raise BookError(
+            f"NaN or infinite values in {scan}region {region}:"
+            " use Cohort.series(s), which leaves out the padding"
+        )
+    # The mean of a constant series is rounded: what is left after removing it is noise of this size.
     rounding = 4 * np.finfo(bold.dtype).eps * np.sqrt(bold.shape[-1]) * np.abs(bold[..., 0])
     varies = norm > rounding
     x *= (varies / np.where(varies, norm, 1)).astype(x.dtype)[..., None]
@@ -57,10 +63,12 @@ def ledoit_wolf(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Each region is brought to unit variance; the Ledoit-Wolf estimate of the covariance is then
     :math:`(1-\rho)\,\mathrm{Pearson} + \rho\,I` with
 
-    .. math:: \rho = \min\left(1, \frac{\frac{1}{T}\sum_t \lVert z_t\rVert^4 - \lVert C\rVert_F^2}{T\,\lVert C - \mu I\rVert_F^2}\right)
+    .. math:: \rho = \min\left(1, \frac{\frac{1}{T}\sum_t \lVert z_t\rVert^4 - \lVert C\rVert_F^2}
+                                      {T\,\lVert C - \mu I\rVert_F^2}\right), \quad \mu = \mathrm{tr}\,C / R
 
-    (Ledoit and Wolf 2004, as in scikit-learn). This is what ``nilearn.connectome.ConnectivityMeasure(kind="correlation")``
-    returns by default. :math:`\rho` grows as the scan gets shorter, so scan length changes the amplitude of FC.
+    (Ledoit and Wolf 2004, as in scikit-learn). This is what
+    ``nilearn.connectome.ConnectivityMeasure(kind="correlation")`` returns by default. :math:`\rho` grows as
+    the scan gets shorter, so scan length changes the amplitude of FC.
     """
     x, varies = _standardised(bold)
     T, R = x.shape[-1], x.shape[-2]
@@ -78,7 +86,7 @@ def ledoit_wolf(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fc(cohort: Cohort, kind: str = "pearson") -> np.ndarray:
-    """FC of every subject of a cohort, (S, R, R) float32, over its own frames only; kind ``pearson`` or ``ledoit_wolf``."""
+    """FC of every subject over its own frames, (S, R, R) float32; kind ``pearson`` or ``ledoit_wolf``."""
     estimators = {"pearson": pearson, "ledoit_wolf": lambda x: ledoit_wolf(x)[0]}
     if kind not in estimators:
         raise BookError(f"FC kind is {kind!r}: choose one of {', '.join(estimators)}")
@@ -110,7 +118,9 @@ def from_upper(edges: np.ndarray, n_regions: int, diagonal: float = 1.0) -> np.n
     edges = np.asarray(edges)
     rows, columns = _pairs(n_regions)
     if edges.ndim < 1 or edges.shape[-1] != len(rows):
-        raise BookError(f"{edges.shape[-1:]} edges do not make a matrix of {n_regions} regions, which has {len(rows)}")
+        raise BookError(
+            f"{edges.shape[-1:]} edges do not make a matrix of {n_regions} regions, which has {len(rows)}"
+        )
     matrix = np.empty((*edges.shape[:-1], n_regions, n_regions), dtype=edges.dtype)
     matrix[..., rows, columns] = edges
     matrix[..., columns, rows] = edges

@@ -11,12 +11,17 @@ PROFILES = ("embedded", "public", "full")
 __all__ = ["Atlas", "Cohort", "Provenance", "group_fc", "load_cohort", "schaefer"]
 
 
-def load_cohort(profile: str, *, n_subjects: int | None = None, seed: int = 0, cohort: str | None = None, **simulation) -> Cohort:
+def load_cohort(
+    profile: str, *, n_subjects: int | None = None, seed: int = 0, cohort: str | None = None, **simulation
+) -> Cohort:
     """The cohort of a profile.
 
-    - ``embedded``: simulated, nothing is downloaded; ``seed`` and further arguments go to :func:`helpers.simulate.bold.cohort`.
-    - ``public``: ABIDE, at most 140 people (:func:`helpers.data.abide.load`); ``seed`` and simulation arguments have no meaning.
-    - ``full``: the folder ``cohort`` written with :meth:`Cohort.save`; ``n_subjects`` takes the first so many.
+    - ``embedded``: simulated, nothing is downloaded; ``seed`` and further arguments go to
+      :func:`helpers.simulate.bold.cohort`.
+    - ``public``: ABIDE, at most 140 people (:func:`helpers.data.abide.load`); ``seed`` and simulation
+      arguments have no meaning.
+    - ``full``: the folder ``cohort`` written with :meth:`Cohort.save`; ``n_subjects`` takes the first so
+      many.
     """
     if profile == "embedded":
         from helpers.simulate import bold
@@ -28,7 +33,10 @@ def load_cohort(profile: str, *, n_subjects: int | None = None, seed: int = 0, c
         return abide.load(n_subjects)
     if profile == "full":
         if not cohort:
-            raise BookError("profile full needs your own data: give cohort=FOLDER, a folder written with Cohort.save(FOLDER)")
+            raise BookError(
+                "profile full needs your own data:"
+                " give cohort=FOLDER, a folder written with Cohort.save(FOLDER)"
+            )
         loaded = Cohort.open(cohort)
         if n_subjects is not None and not 0 < n_subjects <= len(loaded):
             raise BookError(f"n_subjects is {n_subjects}, {cohort} holds {len(loaded)}")

@@ -1,8 +1,9 @@
 """ABIDE I: region time series of 140 people with and without autism from four sites, through nilearn.
 
-Preprocessed Connectomes Project, C-PAC pipeline, band-pass 0.01-0.1 Hz, global signal regressed, Craddock-200 regions. ``abide_140.csv``
-names the people and the sha256 of each file; the series themselves are CC BY-NC-SA and never part of this book. The 140
-passed the raters' quality check that nilearn applies by default, so ours takes them by number.
+Preprocessed Connectomes Project, C-PAC pipeline, band-pass 0.01-0.1 Hz, global signal regressed, Craddock-200
+regions. ``abide_140.csv`` names the people and the sha256 of each file; the series themselves are CC BY-NC-SA
+and never part of this book. The 140 passed the raters' quality check that nilearn applies by default, so ours
+takes them by number.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from helpers.paths import data_root
 URL = "https://s3.amazonaws.com/fcp-indi/data/Projects/ABIDE_Initiative"  # where nilearn downloads from
 PHENOTYPES = "Phenotypic_V1_0b_preprocessed1.csv"
 PHENOTYPES_SHA256 = "009f01a89697113e5375ded4fbcff4c85e89a4daa6d13e63c21ae5d57dda0865"
-# Seconds; ABIDE I scan parameters by site (fcon_1000.projects.nitrc.org/indi/abide/abide_I.html); the files do not hold them.
+# Seconds, from the ABIDE I scan parameters of each site (the files do not hold them):
+# fcon_1000.projects.nitrc.org/indi/abide/abide_I.html
 TR = {"NYU": 2.0, "PITT": 1.5, "UM_1": 2.0, "USM": 2.0}
 GROUPS = {1: "patient", 2: "control"}  # DX_GROUP: 1 autism, 2 typical control
 SEXES = {1: "M", 2: "F"}
@@ -48,7 +50,9 @@ def atlas() -> Atlas:
     with (files("helpers") / "assets" / "cc200.csv").open() as handle:
         table = pd.read_csv(handle)
     labels = [f"CC200_{k}" for k in table["region"]]
-    return Atlas("CC200", np.array(labels), np.full(len(table), ""), table[["x", "y", "z"]].to_numpy(np.float32))
+    return Atlas(
+        "CC200", np.array(labels), np.full(len(table), ""), table[["x", "y", "z"]].to_numpy(np.float32)
+    )
 
 
 def _series_path(root: Path, file_id: str) -> Path:
@@ -95,18 +99,26 @@ def _download(root: Path, wanted: pd.DataFrame) -> None:
         for row in rows.itertuples():
             moves = {
                 scratch / "ABIDE_pcp" / PHENOTYPES: (phenotypes, PHENOTYPES_SHA256, f"{URL}/{PHENOTYPES}"),
-                _series_path(scratch, row.FILE_ID): (_series_path(root, row.FILE_ID), row.sha256, _series_url(row.FILE_ID)),
+                _series_path(scratch, row.FILE_ID): (
+                    _series_path(root, row.FILE_ID),
+                    row.sha256,
+                    _series_url(row.FILE_ID),
+                ),
             }
             try:
                 _fetch(scratch, [int(row.SUB_ID)])
             except Exception as error:  # nilearn lets whatever the network raises through
-                target, _, url = next((v for k, v in moves.items() if not k.is_file()), list(moves.values())[-1])
+                target, _, url = next(
+                    (v for k, v in moves.items() if not k.is_file()), list(moves.values())[-1]
+                )
                 raise registry.missing(target, url, error) from error
             for source, (target, sha256, url) in moves.items():
                 if target.is_file():
                     continue
                 if io.sha256(source) != sha256:
-                    raise BookError(f"{url} sent a file with another checksum: nothing of it was kept; try again later")
+                    raise BookError(
+                        f"{url} sent a file with another checksum: nothing of it was kept; try again later"
+                    )
                 io.make_folder(target.parent)
                 with io.atomic(target) as temporary:
                     shutil.copyfile(source, temporary)
@@ -115,23 +127,27 @@ def _download(root: Path, wanted: pd.DataFrame) -> None:
 
 
 def _balanced(table: pd.DataFrame, groups: pd.Series, n: int) -> pd.DataFrame:
-    """``n`` of the rows, spread over site x group as evenly as their sizes allow, in the order of the table."""
+    """``n`` of the rows, in proportion to the sizes of the site x group cells, in the order of the table."""
     cells = [part.index.tolist() for _, part in table.groupby([table["SITE_ID"], groups], sort=True)]
     quota = np.zeros(len(cells), dtype=int)
     for _ in range(n):  # the cell that is furthest behind its share gets the next place
-        behind = [(k + 1) / len(cell) if k < len(cell) else np.inf for k, cell in zip(quota, cells, strict=True)]
+        behind = [
+            (k + 1) / len(cell) if k < len(cell) else np.inf for k, cell in zip(quota, cells, strict=True)
+        ]
         quota[int(np.argmin(behind))] += 1
     return table.loc[sorted(i for k, cell in zip(quota, cells, strict=True) for i in cell[:k])]
 
 
 def load(n_subjects: int | None = None) -> Cohort:
-    """ABIDE subset as a cohort: bold (S, 200, T) with T 145 to 316, TR 1.5 or 2 s.
+    """ABIDE subset as a cohort: bold (S, 200, T) with T 176 to 296, TR 1.5 or 2 s.
 
-    ``n_subjects`` below 140 takes that many, in proportion to the sites and groups, the same ones every time. Regions outside a person's field
-    of view are all zero in the files; they stay zero and are listed in ``repairs``. ``mean_fd`` in the participants table is the mean framewise
-    displacement in mm.
+    ``n_subjects`` below 140 takes that many, in proportion to the sites and groups, the same ones every time.
+    A region outside a person's field of view is all zero in ABIDE: it would stay zero and be listed in
+    ``repairs``; these 140 have none. ``mean_fd`` in the participants table is the mean framewise displacement
+    in mm.
 
-    Errors: :class:`MissingData` when files are neither cached nor to be downloaded, :class:`BookError` when one is damaged.
+    Errors: :class:`MissingData` when files are neither cached nor to be downloaded, :class:`BookError` when
+    one is damaged.
     """
     table = _table()
     n = len(table) if n_subjects is None else n_subjects
@@ -153,7 +169,10 @@ def load(n_subjects: int | None = None) -> Cohort:
     people = data.phenotypic.reset_index(drop=True)
     position = {sub_id: k for k, sub_id in enumerate(people["SUB_ID"])}
     if sorted(position) != wanted["SUB_ID"].tolist():
-        raise BookError(f"{phenotypes} names {len(people)} of {len(wanted)} people: set BOOK_DATA to another folder and download again")
+        raise BookError(
+            f"{phenotypes} names {len(people)} of {len(wanted)} people:"
+            " set BOOK_DATA to another folder and download again"
+        )
     order = [position[sub_id] for sub_id in wanted["SUB_ID"]]
     people = people.iloc[order].reset_index(drop=True)
     participants = pd.DataFrame(
@@ -173,7 +192,7 @@ def load(n_subjects: int | None = None) -> Cohort:
         atlas=atlas(),
         provenance=Provenance(
             name="ABIDE I",
-            source=f"{URL} (Preprocessed Connectomes Project, C-PAC, filt_global, rois_cc200), through nilearn",
+            source=f"{URL}, C-PAC, filt_global, rois_cc200, through nilearn",
             licence="CC BY-NC-SA 3.0",
             citation="Di Martino et al. 2014; Craddock et al. 2013",
             sha256={PHENOTYPES: PHENOTYPES_SHA256, **{path.name: sha256 for path, sha256 in hashes.items()}},

@@ -1,11 +1,12 @@
-"""Atlases that ship with the book: Schaefer-100 and -400 with the group-mean connectome of the Human Connectome Project.
+"""Atlases that ship with the book: Schaefer-100 and -400, with the group-mean connectome of the HCP.
 
-The numbers come from ``helpers/assets/*.npz``; ``PROVENANCE.md`` beside them says from where, under which terms, and how.
+The numbers come from ``helpers/assets/*.npz``; ``PROVENANCE.md`` beside them says from where, under which
+terms, and how.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -16,10 +17,12 @@ from helpers.errors import BookError
 SIZES = (100, 400)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _asset(n_regions: int) -> dict[str, np.ndarray]:
     if n_regions not in SIZES:
-        raise BookError(f"no Schaefer atlas of {n_regions!r} regions ships with the book: choose one of {SIZES}")
+        raise BookError(
+            f"no Schaefer atlas of {n_regions!r} regions ships with the book: choose one of {SIZES}"
+        )
     with (files("helpers") / "assets" / f"schaefer{n_regions}.npz").open("rb") as handle:
         with np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -28,8 +31,9 @@ def _asset(n_regions: int) -> dict[str, np.ndarray]:
 def schaefer(n_regions: int = 100) -> Atlas:
     """Schaefer atlas in Yeo-7 order, left hemisphere first.
 
-    ``coords`` are means of the parcel's vertices on the conte69 mid-surface, in mm, a few millimetres from the MNI centroids of
-    the volume atlas. ``labels`` such as ``LH_Vis_1`` are hemisphere, network and running number.
+    ``coords`` are means of the parcel's vertices on the conte69 mid-surface, in mm, a few millimetres from
+    the MNI centroids of the volume atlas. ``labels`` such as ``LH_Vis_1`` are hemisphere, network and running
+    number.
     """
     asset = _asset(n_regions)
     return Atlas(
@@ -41,7 +45,7 @@ def schaefer(n_regions: int = 100) -> Atlas:
 
 
 def group_fc(n_regions: int = 100) -> np.ndarray:
-    """Group-mean resting-state FC of the HCP, (R, R) float64, unit diagonal, correlations rounded to three digits or so."""
+    """Group-mean resting-state FC of the HCP, (R, R) float64, unit diagonal, stored as float16."""
     upper = _asset(n_regions)["fc"].astype(np.float64)
     fc = np.eye(n_regions)
     rows, columns = np.triu_indices(n_regions, k=1)

@@ -1,7 +1,7 @@
 """What every loader returns: a cohort of region time series, checked at the border.
 
-Axes: ``S`` subjects, ``R`` regions, ``T`` frames. Scans of different length are padded on the right with NaN up to the longest, so
-code that forgets ``n_frames`` fails loudly instead of averaging over padding.
+Axes: ``S`` subjects, ``R`` regions, ``T`` frames. Scans of different length are padded on the right with NaN
+up to the longest, so code that forgets ``n_frames`` fails loudly instead of averaging over padding.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FORMAT = 1
 class Atlas:
     """Regions of a parcellation.
 
-    Attributes: ``labels`` (R,) str; ``networks`` (R,) str, "" where unknown; ``coords`` (R, 3) float32, mm in MNI space, NaN
-    where unknown.
+    Attributes: ``labels`` (R,) str; ``networks`` (R,) str, "" where unknown; ``coords`` (R, 3) float32, mm in
+    MNI space, NaN where unknown.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Atlas:
         coords = np.asarray(self.coords, dtype=np.float32)
         if labels.ndim != 1 or networks.shape != labels.shape or coords.shape != (len(labels), 3):
             raise BookError(
-                f"atlas {self.name}: labels {labels.shape}, networks {networks.shape} and coords {coords.shape} do not fit"
-                " together: give (R,), (R,) and (R, 3)"
+                f"atlas {self.name}: labels {labels.shape}, networks {networks.shape} and coords"
+                f" {coords.shape} do not fit together: give (R,), (R,) and (R, 3)"
             )
         for name, value in (("labels", labels), ("networks", networks), ("coords", coords)):
             object.__setattr__(self, name, value)
@@ -109,17 +109,14 @@ def _few(items: Sequence[str], n: int = 3) -> str:
 class Cohort:
     """Region time series of many people and what is known about them.
 
-    Attributes
-    ----------
-    bold : (S, R, T_max) float32, arbitrary units; padded on the right with NaN.
-    n_frames : (S,) int, frames that are data.
-    tr : (S,) float, repetition time in seconds.
-    participants : one row a subject, BIDS names: participant_id, age (years), sex (F, M), site, group (control, patient), ...
-    atlas : the R regions.
-    provenance : where it all comes from.
-    repairs : one row a repair: participant_id, region, what.
+    Attributes ---------- bold : (S, R, T_max) float32, arbitrary units; padded on the right with NaN.
+    n_frames : (S,) int, frames that are data. tr : (S,) float, repetition time in seconds. participants : one
+    row a subject, BIDS names: participant_id, age (years), sex (F, M), site, group (control, patient), ...
+    atlas : the R regions. provenance : where it all comes from. repairs : one row a repair: participant_id,
+    region, what.
 
-    Build one with :meth:`validate`, which checks everything; the constructor itself only fits shapes together.
+    Build one with :meth:`validate`, which checks everything; the constructor itself only fits shapes
+    together.
     """
 
     bold: np.ndarray
@@ -135,7 +132,7 @@ class Cohort:
         object.__setattr__(self, "n_frames", np.broadcast_to(np.asarray(self.n_frames, dtype=int), S).copy())
         object.__setattr__(self, "tr", np.broadcast_to(np.asarray(self.tr, dtype=float), S).copy())
 
-    # -- looking -----------------------------------------------------------------------------------------------------------
+    # -- looking ---------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.bold)
@@ -151,7 +148,7 @@ class Cohort:
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the sha256 over shape, series, lengths, TRs and ids: the identity of the data in a record."""
+        """Identity of the data: 12 hex digits of the sha256 over shape, series, lengths, TRs and ids."""
         digest = hashlib.sha256(repr(self.bold.shape).encode())
         for part in (self.bold, self.n_frames.astype(np.int64), self.tr.astype(np.float64)):
             digest.update(np.ascontiguousarray(part).data)
@@ -164,9 +161,14 @@ class Cohort:
 
     def select(self, index) -> Cohort:
         """The cohort of some subjects only: integers in any order, a boolean mask of length S, or a slice."""
-        index = np.arange(len(self))[index]
+        try:
+            index = np.arange(len(self))[index]
+        except IndexError as error:
+            raise BookError(f"select: {error} ({len(self)} subjects)") from error
         if index.ndim != 1 or len(index) == 0:
-            raise BookError(f"select: the index picks {index.size} subjects out of {len(self)}; give a list, a mask or a slice")
+            raise BookError(
+                f"select: {index.size} of {len(self)} subjects picked: give a list, a mask or a slice"
+            )
         if len(np.unique(index)) < len(index):
             raise BookError("select: the index names a subject twice; subjects must be distinct")
         longest = int(self.n_frames[index].max())
@@ -202,11 +204,12 @@ class Cohort:
         low, high = int(self.n_frames.min()), int(self.n_frames.max())
         frames = f"{low}" if low == high else f"{low}-{high}"
         return (
-            f"Cohort({self.provenance.name}: {len(self)} subjects, {self.n_regions} regions ({self.atlas.name}), {frames} frames,"
-            f" {self.participants['site'].nunique()} sites, {len(self.repairs)} repairs, {self.hash})"
+            f"Cohort({self.provenance.name}: {len(self)} subjects, {self.n_regions} regions"
+            f" ({self.atlas.name}), {frames} frames, {self.participants['site'].nunique()} sites,"
+            f" {len(self.repairs)} repairs, {self.hash})"
         )
 
-    # -- the border --------------------------------------------------------------------------------------------------------
+    # -- the border ------------------------------------------------------------------------------------
 
     @classmethod
     def validate(
@@ -223,9 +226,10 @@ class Cohort:
     ) -> Cohort:
         """Check everything that later code takes for granted and build a cohort.
 
-        ``bold`` is one array (S, R, T), padded or not, or a list of arrays (R, T_s). With ``on_constant="zero"`` a region that does not
-        vary over time (outside the field of view, most often) is set to zero and listed in ``repairs``; its correlations are then
-        0. With ``"raise"`` it is an error. NaN and infinite values within a scan are errors always.
+        ``bold`` is one array (S, R, T), padded or not, or a list of arrays (R, T_s). With
+        ``on_constant="zero"`` a region that does not vary over time (outside the field of view, most often)
+        is set to zero and listed in ``repairs``; its correlations are then 0. With ``"raise"`` it is an
+        error. NaN and infinite values within a scan are errors always.
 
         Errors: :class:`BookError`, naming the first few subjects and regions.
         """
@@ -238,16 +242,22 @@ class Cohort:
         atlas = Atlas.unnamed(R) if atlas is None else atlas
         for s, x in enumerate(series):
             if x.shape[0] != R:
-                raise BookError(f"subject {ids[s]} has {x.shape[0]} regions, {ids[0]} has {R}: all must use one atlas")
+                raise BookError(
+                    f"subject {ids[s]} has {x.shape[0]} regions, {ids[0]} has {R}: all must use one atlas"
+                )
         if atlas.n_regions != R:
-            raise BookError(f"atlas {atlas.name} has {atlas.n_regions} regions, the series have {R}: axes are (region, time)")
+            raise BookError(
+                f"atlas {atlas.name} has {atlas.n_regions} regions, the series {R}: axes are (region, time)"
+            )
         short = [f"{ids[s]} ({x.shape[1]})" for s, x in enumerate(series) if x.shape[1] < min_frames]
         if short:
             raise BookError(f"too few frames, below {min_frames}, in {_few(short)}: leave these subjects out")
         trs = _tr(tr, ids)
         bad = _where(series, ids, atlas, lambda x: ~np.isfinite(x).all(axis=1))
         if bad:
-            raise BookError(f"NaN or infinite values in {_few(bad)}: interpolate them or leave these subjects out")
+            raise BookError(
+                f"NaN or infinite values in {_few(bad)}: interpolate them or leave these subjects out"
+            )
         flat = [np.flatnonzero(np.ptp(x, axis=1) == 0) for x in series]
         if on_constant == "raise" and any(len(f) for f in flat):
             bad = [f"{ids[s]} region {atlas.labels[r]}" for s, f in enumerate(flat) for r in f]
@@ -257,11 +267,20 @@ class Cohort:
         for s, x in enumerate(series):
             padded[s, :, : lengths[s]] = x
             padded[s, flat[s], : lengths[s]] = 0.0
-        overflow = _where([padded[s, :, :t] for s, t in enumerate(lengths)], ids, atlas, lambda x: ~np.isfinite(x).all(axis=1))
+        overflow = _where(
+            [padded[s, :, :t] for s, t in enumerate(lengths)],
+            ids,
+            atlas,
+            lambda x: ~np.isfinite(x).all(axis=1),
+        )
         if overflow:
             raise BookError(f"values too large for float32 in {_few(overflow)}: rescale the series")
         repairs = [
-            {"participant_id": ids[s], "region": str(atlas.labels[r]), "what": "constant over time, set to zero"}
+            {
+                "participant_id": ids[s],
+                "region": str(atlas.labels[r]),
+                "what": "constant over time, set to zero",
+            }
             for s, f in enumerate(flat)
             for r in f
         ]
@@ -275,10 +294,10 @@ class Cohort:
             repairs=pd.DataFrame(repairs) if repairs else _no_repairs(),
         )
 
-    # -- on disk -----------------------------------------------------------------------------------------------------------
+    # -- on disk ---------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike) -> Path:
-        """Write the cohort as a new folder: bold.npz, participants.tsv, atlas.tsv, repairs.tsv and provenance.json with their hashes.
+        """Write the cohort as a new folder: bold.npz, three tables, and provenance.json with their hashes.
 
         The folder appears whole or not at all. A folder that exists already is refused.
         """
@@ -293,7 +312,11 @@ class Cohort:
             coords = pd.DataFrame(self.atlas.coords, columns=["x", "y", "z"])
             regions = pd.DataFrame({"label": self.atlas.labels, "network": self.atlas.networks}).join(coords)
             io.atomic_write(scratch / "bold.npz", arrays.getvalue())
-            for name, table in (("participants", self.participants), ("atlas", regions), ("repairs", self.repairs)):
+            for name, table in (
+                ("participants", self.participants),
+                ("atlas", regions),
+                ("repairs", self.repairs),
+            ):
                 io.atomic_write(scratch / f"{name}.tsv", table.to_csv(sep="\t", index=False, na_rep="n/a"))
             about = {
                 "format": FORMAT,
@@ -312,13 +335,15 @@ class Cohort:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> Cohort:
-        """Read a folder written by :meth:`save`; a missing, cut or changed file is an error and nothing is used."""
+        """Read a folder written by :meth:`save`; a missing or changed file is an error, nothing is used."""
         folder = Path(folder)
         try:
             about = json.loads((folder / "provenance.json").read_text())
             hashes, provenance, version = about["files"], Provenance(**about["provenance"]), about["format"]
         except OSError as error:
-            raise BookError(f"{folder} is not a cohort folder: provenance.json: {error.strerror or error}") from error
+            raise BookError(
+                f"{folder} is not a cohort folder: provenance.json: {error.strerror or error}"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise BookError(f"{folder / 'provenance.json'} is damaged: save the cohort again") from error
         if version != FORMAT:
@@ -333,10 +358,14 @@ class Cohort:
             with np.load(folder / "bold.npz", allow_pickle=False) as archive:
                 bold, n_frames, tr = archive["bold"], archive["n_frames"], archive["tr"]
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise BookError(f"{folder / 'bold.npz'} cannot be read ({error}): save the cohort again") from error
+            raise BookError(
+                f"{folder / 'bold.npz'} cannot be read ({error}): save the cohort again"
+            ) from error
         regions = _read_tsv(folder / "atlas.tsv")
         coords = regions[["x", "y", "z"]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-        atlas = Atlas(about["atlas"], regions["label"].to_numpy(str), regions["network"].to_numpy(str), coords)
+        atlas = Atlas(
+            about["atlas"], regions["label"].to_numpy(str), regions["network"].to_numpy(str), coords
+        )
         cohort = cls.validate(
             bold=bold,
             n_frames=n_frames,
@@ -376,7 +405,9 @@ def _series(bold, n_frames) -> list[np.ndarray]:
     try:
         arrays = [np.asarray(x) for x in bold]
     except (TypeError, ValueError) as error:
-        raise BookError("bold must be an array (subjects, regions, frames) or a list of arrays (regions, frames)") from error
+        raise BookError(
+            "bold must be an array (subjects, regions, frames) or a list of arrays (regions, frames)"
+        ) from error
     if not arrays:
         raise BookError("bold holds no subject")
     for s, x in enumerate(arrays):
@@ -392,7 +423,9 @@ def _series(bold, n_frames) -> list[np.ndarray]:
     wrong = [s for s, (x, t) in enumerate(zip(arrays, lengths, strict=True)) if not 0 < t <= x.shape[1]]
     if wrong:
         s = wrong[0]
-        raise BookError(f"n_frames of subject number {s} is {lengths[s]}, its series has {arrays[s].shape[1]} frames")
+        raise BookError(
+            f"n_frames of subject number {s} is {lengths[s]}, its series has {arrays[s].shape[1]} frames"
+        )
     return [x[:, :t] for x, t in zip(arrays, lengths, strict=True)]
 
 
@@ -408,11 +441,14 @@ def _participants(table: pd.DataFrame, n: int) -> pd.DataFrame:
     table = table.reset_index(drop=True).copy()
     for column in ("participant_id", "site"):
         table[column] = table[column].astype("str")
-        if table[column].isin(["", "nan", "None"]).any():
-            raise BookError(f"participants: {column} is empty in row {int(table[column].isin(['', 'nan', 'None']).argmax())}")
+        empty = table[column].isin(["", "nan", "None", "<NA>"])
+        if empty.any():
+            raise BookError(f"participants: {column} is empty in row {empty.argmax()}")
     ids = table["participant_id"]
     if ids.duplicated().any():
-        raise BookError(f"participants: {_few(ids[ids.duplicated()].unique().tolist())} appears twice: one row a subject")
+        raise BookError(
+            f"participants: {_few(ids[ids.duplicated()].unique().tolist())} appears twice: one row a subject"
+        )
     for column, choices in CHOICES.items():
         wrong = table[~table[column].isin(choices)]
         if len(wrong):
@@ -444,4 +480,6 @@ def _tr(tr, ids: list[str]) -> np.ndarray:
 
 def _where(series: list[np.ndarray], ids: list[str], atlas: Atlas, test) -> list[str]:
     """'subject region label' wherever ``test`` of a subject's series is true."""
-    return [f"{ids[s]} region {atlas.labels[r]}" for s, x in enumerate(series) for r in np.flatnonzero(test(x))]
+    return [
+        f"{ids[s]} region {atlas.labels[r]}" for s, x in enumerate(series) for r in np.flatnonzero(test(x))
+    ]

@@ -1,8 +1,8 @@
 """Downloaded files: one address, one hash, verified once, never trusted half-written.
 
-A file is checked against its sha256 when it is first used; size and time of last change are then remembered in the user's cache folder
-(never beside the data, which may be read-only), so that later loads are quick. A file whose hash differs is set aside as
-``NAME.corrupt`` and named in the error; it is never used.
+A file is checked against its sha256 when it is first used; size and time of last change are then remembered
+in the user's cache folder (never beside the data, which may be read-only), so that later loads are quick. A
+file whose hash differs is set aside as ``NAME.corrupt`` and named in the error; it is never used.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def verify(files: Mapping[Path, str]) -> None:
             pass
     if damaged:
         moved = [set_aside(path) for path in damaged]
-        names = ", ".join(str(path) for path in damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        names = ", ".join(str(path) for path in damaged[:3]) + (
+            f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        )
         advice = (
             "set aside as NAME.corrupt: run again to download them anew"
             if all(moved)
@@ -93,8 +95,9 @@ def missing(path: Path, url: str, error: Exception | str) -> MissingData:
     """The one-paragraph message for data that cannot be had."""
     reason = error if isinstance(error, str) else _reason(error)
     return MissingData(
-        f"{path.name} is not on this computer and could not be downloaded ({reason}). It comes from {url} and would go to {path}."
-        " Connect to the network and run again, or put the file there by hand, or set BOOK_DATA to a folder that holds it."
+        f"{path.name} is not on this computer and could not be downloaded ({reason})."
+        f" It comes from {url} and would go to {path}. Connect to the network and run again, or put the file"
+        " there by hand, or set BOOK_DATA to a folder that holds it."
         " The profile embedded needs no download at all."
     )
 
@@ -104,17 +107,22 @@ def _reason(error: BaseException) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return f"the server answered {response.status_code}"
-    return {"ConnectTimeout": "no answer", "ReadTimeout": "no answer", "ConnectionError": "no connection", "ProxyError": "no connection"}.get(
-        type(error).__name__, type(error).__name__
-    )
+    return {
+        "ConnectTimeout": "no answer",
+        "ReadTimeout": "no answer",
+        "ConnectionError": "no connection",
+        "ProxyError": "no connection",
+    }.get(type(error).__name__, type(error).__name__)
 
 
 def fetch(local: str, url: str, sha256: str, licence: str) -> Path:
     """Path of a file of the data cache, downloaded on first use.
 
-    ``local`` is its path below :func:`helpers.paths.data_root`; ``licence`` is printed when the file is downloaded.
+    ``local`` is its path below :func:`helpers.paths.data_root`; ``licence`` is printed when the file is
+    downloaded.
 
-    Errors: :class:`MissingData` when it is neither here nor to be downloaded; :class:`BookError` when its hash differs.
+    Errors: :class:`MissingData` when it is neither here nor to be downloaded; :class:`BookError` when its
+    hash differs.
     """
     path = data_root() / local
     if path.is_file():
@@ -128,7 +136,10 @@ def fetch(local: str, url: str, sha256: str, licence: str) -> Path:
         pooch.HTTPDownloader(progressbar=False, timeout=TIMEOUT)(url, str(temporary), None)
         found = io.sha256(temporary)
         if found != sha256:
-            raise BookError(f"{url} sent a file with another checksum ({found[:12]}, expected {sha256[:12]}): nothing was kept; try again")
+            raise BookError(
+                f"{url} sent a file with another checksum ({found[:12]}, expected {sha256[:12]}):"
+                " nothing was kept; try again"
+            )
         os.replace(temporary, path)
     except BookError:
         raise

@@ -1,24 +1,29 @@
 r"""A simulated resting-state cohort around the real group connectome.
 
-The log-covariance of subject :math:`s` with group :math:`y`, sex :math:`g`, age :math:`a` and site :math:`k` is
+The log-covariance of subject :math:`s` with group :math:`y`, sex :math:`g`, age :math:`a` and site :math:`k`
+is
 
-.. math:: M_s = \log C_{HCP} + \delta\,y\,B_{group} + e_{sex}\,(g - \tfrac12)\,B_{sex} + e_{age}\,\tfrac{a - 30}{10}\,B_{age}
-          + e_{site}\,B_{site,k} + \sigma_{subject} \sum_j \tfrac{2 z_{sj}}{\sqrt J} B_j + \sigma_{own}\,E_s
+.. math:: M_s = \log C_{HCP} + \delta\,y\,B_{group} + e_{sex}\,(g - \tfrac12)\,B_{sex}
+          + e_{age}\,\tfrac{a - 30}{10}\,B_{age} + e_{site}\,B_{site,k}
+          + \sigma_{subject} \sum_j \tfrac{2 z_{sj}}{\sqrt J} B_j + \sigma_{own}\,E_s
 
-with symmetric directions :math:`B` of length 10 over the edges (upper triangle) and a random symmetric matrix :math:`E_s`. Adding in the log keeps every covariance
-positive definite. Two connectivity states, :math:`C_{\pm} = \exp(M_s \pm \sigma_{state} B_{state})` brought to unit variance, take turns
-and each lasts half of the run in total, in everybody: the time-averaged covariance is :math:`\bar C_s = (C_+ + C_-)/2` however often
-the states switch.
+with symmetric directions :math:`B` of length 10 over the edges (upper triangle) and a random symmetric matrix
+:math:`E_s`. Adding in the log keeps every covariance positive definite. Two connectivity states,
+:math:`C_{\pm} = \exp(M_s \pm \sigma_{state} B_{state})` brought to unit variance, take turns and each lasts
+half of the run in total, in everybody: the time-averaged covariance is :math:`\bar C_s = (C_+ + C_-)/2`
+however often the states switch.
 
 - ``group_effect`` moves the within-Default coupling of patients: static FC sees it.
 - ``dwell_effect`` shortens the patients' mean stay in a state: only the dynamics see it.
 
-BOLD is Gaussian noise with a 1/f spectrum passed through a haemodynamic response, mixed by the state's covariance, plus a global
-signal, a linear drift and white noise. The states are switched after the haemodynamic filter, on purpose: switching before it would mix
-the two states at each border, and the average covariance would then depend on the switching rate.
+BOLD is Gaussian noise with a 1/f spectrum passed through a haemodynamic response, mixed by the state's
+covariance, plus a global signal, a linear drift and white noise. The states are switched after the
+haemodynamic filter, on purpose: switching before it would mix the two states at each border, and the average
+covariance would then depend on the switching rate.
 
-Directions, networks and sites belong to the simulated population and are the same for every seed; the seed draws the people. Each
-subject depends on (seed, index) and the settings alone, not on the size of the cohort, so that any one can be made again by itself.
+Directions, networks and sites belong to the simulated population and are the same for every seed; the seed
+draws the people. Each subject depends on (seed, index) and the settings alone, not on the size of the cohort,
+so that any one can be made again by itself.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ MAX_SITES = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """Knobs of the simulator. Effects are lengths in the log-covariance; the defaults are calibrated (see tests/unit)."""
+    """Knobs of the simulator. Effects scale directions in the log-covariance."""
 
     n_frames: int | tuple[int, int] = 240  # frames a run; a pair (low, high) draws each subject's length
     tr: float = 2.0  # seconds
@@ -64,11 +69,22 @@ class Settings:
             if f.name == "n_frames":
                 continue
             value = getattr(self, f.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not np.isfinite(value):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float, np.integer, np.floating))
+                or not np.isfinite(value)
+            ):
                 raise BookError(f"{f.name} is {value!r}: expected a number")
         lengths = np.atleast_1d(self.n_frames)
-        if lengths.dtype.kind not in "iu" or lengths.size > 2 or lengths.min() < 20 or lengths[0] > lengths[-1]:
-            raise BookError(f"n_frames is {self.n_frames!r}: expected a whole number from 20 up, or a pair (low, high)")
+        if (
+            lengths.dtype.kind not in "iu"
+            or lengths.size > 2
+            or lengths.min() < 20
+            or lengths[0] > lengths[-1]
+        ):
+            raise BookError(
+                f"n_frames is {self.n_frames!r}: expected a whole number from 20 up, or a pair (low, high)"
+            )
         if self.tr <= 0:
             raise BookError(f"tr is {self.tr!r}: expected seconds above 0")
         if not isinstance(self.n_sites, (int, np.integer)) or not 1 <= self.n_sites <= MAX_SITES:
@@ -82,8 +98,9 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Directions of the effects in the log-covariance, for pictures: each (R, R), symmetric, length 10 over the edges,
-    zero diagonal.
+    """Directions of the effects in the log-covariance, for pictures.
+
+    Each is (R, R), symmetric, of length 10 over the edges, with a zero diagonal.
 
     ``group`` is what a patient gains for ``group_effect=1`` (negative: weaker); ``site`` is (n_sites, R, R).
     """
@@ -101,9 +118,10 @@ class Truth:
 class Subject:
     """One simulated person.
 
-    ``bold`` (R, T) float32; ``covariance`` (R, R), the true time-averaged covariance of the signal (unit diagonal, before the global
-    signal, drift and noise); ``states`` (2, R, R), the covariance in each state; ``occupancy`` (T,), share of the first state in each
-    frame, mean 0.5; ``row``, the line in the participants table.
+    ``bold`` (R, T) float32; ``covariance`` (R, R), the true time-averaged covariance of the signal (unit
+    diagonal, before the global signal, drift and noise); ``states`` (2, R, R), the covariance in each state;
+    ``occupancy`` (T,), share of the first state in each frame, mean 0.5; ``row``, the line in the
+    participants table.
     """
 
     bold: np.ndarray
@@ -144,10 +162,12 @@ def _population(n_regions: int = 100) -> _Population:
 
     rng = np.random.default_rng([POPULATION, n_regions])
     by_network = rng.standard_normal((N_DIRECTIONS, 7, 7))
-    profile = 0.5 * rng.standard_normal((MAX_SITES, n_regions)) + rng.standard_normal((MAX_SITES, 7)) @ member.T
+    profile = (
+        0.5 * rng.standard_normal((MAX_SITES, n_regions)) + rng.standard_normal((MAX_SITES, 7)) @ member.T
+    )
     with threadpool_limits(1):
         values, vectors = linalg.eigh(group_fc(n_regions))
-        values = np.log(np.maximum(values, 0.02 * values.mean()))  # the group mean has tiny eigenvalues: floor them
+        values = np.log(np.maximum(values, 0.02 * values.mean()))  # the smallest are noise: floor them
         log_mean = (vectors * values) @ vectors.T
         directions = _direction(member @ by_network @ member.T)
     return _Population(
@@ -169,7 +189,10 @@ def truth(n_sites: int = 4) -> Truth:
 
 
 def hrf(times: np.ndarray) -> np.ndarray:
-    """Haemodynamic response to a brief event, peak near 5 s and undershoot near 15 s: difference of two gamma densities (Friston 1998)."""
+    """Haemodynamic response at ``times`` (seconds) after a brief event: peak near 5 s, undershoot near 15 s.
+
+    Difference of two gamma densities (Friston 1998).
+    """
     from scipy.stats import gamma
 
     return gamma.pdf(times, 6) - gamma.pdf(times, 16) / 6
@@ -177,7 +200,7 @@ def hrf(times: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _spectrum(n: int, tr: float, exponent: float, haemodynamic: bool) -> np.ndarray:
-    """Amplitude of the signal at the n // 2 + 1 frequencies of a run of n frames, scaled to unit variance in time."""
+    """Amplitude at the n // 2 + 1 frequencies of a run of n frames, scaled to unit variance in time."""
     frequency = fft.rfftfreq(n, tr)
     amplitude = np.zeros(len(frequency))
     amplitude[1:] = np.maximum(frequency[1:], 0.005) ** (-exponent / 2)
@@ -189,7 +212,9 @@ def _spectrum(n: int, tr: float, exponent: float, haemodynamic: bool) -> np.ndar
     return (amplitude * n / np.sqrt((weight * amplitude**2).sum())).astype(np.float32)
 
 
-def _coloured(rng: np.random.Generator, shape: tuple[int, ...], tr: float, exponent: float, haemodynamic: bool) -> np.ndarray:
+def _coloured(
+    rng: np.random.Generator, shape: tuple[int, ...], tr: float, exponent: float, haemodynamic: bool
+) -> np.ndarray:
     """Gaussian noise with a 1/f^exponent spectrum, unit variance, along the last axis, float32.
 
     Twenty frames more are made and cut off, so that the end of the run does not wrap round to its beginning.
@@ -208,10 +233,11 @@ def _coloured(rng: np.random.Generator, shape: tuple[int, ...], tr: float, expon
 def _occupancy(rng: np.random.Generator, T: int, tr: float, dwell: float) -> np.ndarray:
     """Share of each frame spent in the first state, (T,), mean exactly 1/2.
 
-    Stays are gamma-distributed (shape 3) with mean ``dwell`` seconds; the stays in either state are then scaled to fill half the run.
+    Stays are gamma-distributed (shape 3) with mean ``dwell`` seconds; the stays in either state are then
+    scaled to fill half the run.
     """
     run = T * tr
-    n = max(2, 2 * int(round(run / dwell / 2)))
+    n = max(2, 2 * round(run / dwell / 2))
     stays = rng.gamma(3.0, size=n)
     for state in (0, 1):
         stays[state::2] *= run / 2 / stays[state::2].sum()
@@ -221,12 +247,16 @@ def _occupancy(rng: np.random.Generator, T: int, tr: float, dwell: float) -> np.
     spent = np.concatenate([[0.0], np.cumsum(inside)])  # seconds in the first state until each border
     frames = np.interp(np.arange(T + 1) * tr, edges, spent)
     share = np.diff(frames) / tr
-    share = (np.roll(share, -1) + 2 * share + np.roll(share, 1)) / 4  # soften the borders; on a circle, so the mean stays 1/2
+    # Soften the borders; on a circle, so that the mean stays 1/2.
+    share = (np.roll(share, -1) + 2 * share + np.roll(share, 1)) / 4
     return np.clip(share, 0, 1)
 
 
 def _root(log_covariance: np.ndarray) -> np.ndarray:
-    """A with A A^T = exp(log_covariance) brought to unit diagonal; the symmetric root, free of the signs of eigenvectors."""
+    """A with A A^T = exp(log_covariance) brought to unit diagonal.
+
+    It starts from the symmetric root, which does not depend on the signs of the eigenvectors.
+    """
     values, vectors = linalg.eigh(log_covariance, check_finite=False, driver="evd")
     root = (vectors * np.exp(values / 2)) @ vectors.T
     return root / np.linalg.norm(root, axis=1, keepdims=True)
@@ -287,7 +317,10 @@ def _settings(options: dict) -> Settings:
 
 
 def subject(index: int, *, seed: int = 0, **settings) -> Subject:
-    """Subject number ``index`` (from 0) of the cohort with this seed and these :class:`Settings`, bit-identical, with its truth."""
+    """Subject number ``index`` (from 0) of the cohort with this seed and these settings, with its truth.
+
+    The series are bit-identical to those in the cohort; ``settings`` are the fields of :class:`Settings`.
+    """
     if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or index < 0:
         raise BookError(f"index is {index!r}: expected a whole number from 0 up")
     with threadpool_limits(1):
@@ -297,8 +330,9 @@ def subject(index: int, *, seed: int = 0, **settings) -> Subject:
 def cohort(n_subjects: int = 200, *, seed: int = 0, **settings) -> Cohort:
     """A simulated cohort, Schaefer-100: bold (S, 100, T) float32.
 
-    Every second person is a patient and sites take turns in pairs, so any first part of a cohort is balanced; sex and age are drawn.
-    ``settings`` are the fields of :class:`Settings`: ``n_frames``, ``tr``, ``n_sites``, ``group_effect``, ``dwell_effect``, ...
+    Every second person is a patient and sites take turns in pairs, so any first part of a cohort is balanced;
+    sex and age are drawn. ``settings`` are the fields of :class:`Settings`: ``n_frames``, ``tr``,
+    ``n_sites``, ``group_effect``, ``dwell_effect``, ...
     """
     if isinstance(n_subjects, bool) or not isinstance(n_subjects, (int, np.integer)) or n_subjects < 1:
         raise BookError(f"n_subjects is {n_subjects!r}: expected a whole number from 1 up")

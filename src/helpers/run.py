@@ -115,7 +115,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_config(chapter: str, profile: str) -> dict[str, Any]:
-    """Parameters in configs/PROFILE/CHAPTER.yml, unchecked. Raises BookError if it is missing or malformed."""
+    """Parameters in configs/PROFILE/CHAPTER.yml, unchecked. Raises BookError if missing or malformed."""
     name = f"configs/{profile}/{chapter}.yml"
     file = chapters.folder().parent / name
     try:
@@ -182,7 +182,7 @@ def folder_of(chapter: str, profile: str) -> Path:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What the last run in this folder was and how it ended; empty without one, or when the file is damaged."""
+    """What the last run in this folder was and how it ended; empty without one or if damaged."""
     try:
         state = io.read_json(folder / STATE)
     except BookError:
@@ -195,7 +195,7 @@ def outdated(
 ) -> list[str]:
     """Why the results in the run's folder are not those of the present code and parameters; [] if they are.
 
-    ``["not run"]``, ``["record"]`` (damaged), or any of ``"notebook"``, ``"parameters"``, ``"helpers.train"``...
+    ``["not run"]``, ``["record"]`` (damaged), or any of "notebook", "parameters", "helpers.train" and so on.
     """
     folder = folder_of(chapter, profile)
     if not (folder / RECORD).is_file() or not (folder / NOTEBOOK).is_file():

@@ -172,9 +172,9 @@ def alpha_sources(
     *,
     sfreq: float = SFREQ,
     peak: float = 10.0,
-    amplitude: float = 0.8,
+    amplitude: float = 1.0,
     closed: np.ndarray | float = 0.0,
-    reactivity: float = 2.2,
+    reactivity: float = 2.6,
     slow: np.ndarray | None = None,
     coupling: np.ndarray | float = 0.0,
     mixing: np.ndarray | None = None,
@@ -202,7 +202,7 @@ def sense(
     fwd: Forward,
     *,
     rng: np.random.Generator | None = None,
-    noise: float = 0.5,
+    noise: float = 0.35,
     moment: float = MOMENT,
 ) -> np.ndarray:
     """(C, N) volts at the electrodes, average reference, for ``sources`` (R, N) in units of ``moment``.
@@ -237,7 +237,7 @@ def recording(
     seconds: float = 30.0,
     blocks: tuple[str, ...] = (EYES_OPEN, EYES_CLOSED, EYES_OPEN, EYES_CLOSED),
     sfreq: float = SFREQ,
-    noise: float = 0.5,
+    noise: float = 0.35,
     mixing: np.ndarray | None = None,
 ) -> mne.io.RawArray:
     """One subject's EEG: ``blocks`` of ``seconds`` each, annotated, deterministic in (seed, subject).
@@ -254,7 +254,7 @@ def recording(
     fwd = forward(coords, sfreq=sfreq)
     rng = np.random.default_rng([seed, 104_729, subject])
     peak = 10.0 + 0.7 * rng.standard_normal()
-    amplitude = 0.8 * np.exp(0.3 * rng.standard_normal())
+    amplitude = np.exp(0.3 * rng.standard_normal())
     n_block = round(seconds * sfreq)
     n_times = n_block * len(blocks)
     closed = np.repeat([block == EYES_CLOSED for block in blocks], n_block).astype(np.float32)

@@ -118,6 +118,8 @@ def fit(
     )  # fmt: skip
     if checkpoint_every < 1:
         raise BookError(f"checkpoint_every is {checkpoint_every!r}: give a whole number of at least 1")
+    if patience is not None and validate is None:
+        raise BookError("patience needs validate: give validate(model) -> float, or patience=None")
     batches = Batches(data, batch_size, drop_last, seed, workers)
     with kept_generators():
         seed_everything(seed)
@@ -162,7 +164,7 @@ def _accelerator(device: torch.device, precision: str) -> Any:
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     mixed = "bf16" if precision == "bf16" else "no"
     return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, kwargs_handlers=[ddp])
 

@@ -1,13 +1,13 @@
 """helpers.train: what fit promises, each promise tried on a model that trains in milliseconds."""
 
 import errno
+import io
 import math
 import os
 import random
 import signal
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -391,7 +391,7 @@ def test_validation_does_not_disturb_training():
     quiet, _ = run()
 
     def loud(model):
-        torch.rand(7), np.random.rand(3)  # noqa: B018, NPY002
+        torch.rand(7), np.random.rand(3)  # noqa: NPY002
         return loud.value
 
     loud.value = 0.0
@@ -439,6 +439,7 @@ BAD = [
     (dict(epochs=0), "epochs is 0"),
     (dict(epochs=1.5), "epochs is 1.5"),
     (dict(patience=0), "patience is 0"),
+    (dict(patience=3), "patience needs validate"),
     (dict(lr=-1.0), "lr is -1.0"),
     (dict(lr=float("nan")), "lr is nan"),
     (dict(clip=0.0), "clip is 0.0"),
@@ -560,19 +561,15 @@ def test_devices_threads_and_counts(monkeypatch):
     assert train.n_parameters(Net(), trainable=True) == train.n_parameters(Net()) - 9
 
 
-def test_the_terminal_gets_a_bar(tmp_path):
-    pty = pytest.importorskip("pty")
-    code = textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
-        import test_train as t
-        t.run(log=True, label="bar")
-    """)
-    seen = bytearray()
+def test_a_terminal_gets_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
 
-    def read(descriptor):
-        data = os.read(descriptor, 4096)
-        seen.extend(data)
-        return b"."
-
-    pty.spawn([sys.executable, "-c", code], read, lambda _: b"")
-    assert b"5/5" in seen and b"\r" in seen
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    run(log=True, label="pre", validate=score)
+    assert "5/5" in err.getvalue() and "\r" in err.getvalue()
+    assert out.getvalue().count("pre: kept the weights of epoch") == 1
+    assert "epoch 1/5" not in out.getvalue()

@@ -25,8 +25,9 @@ def _standardised(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise BookError(f"bold has {bold.shape[-1]} frames: a correlation needs two at least")
     if bold.dtype not in (np.float32, np.float64):
         bold = bold.astype(np.float64)
-    x = bold - bold.mean(axis=-1, keepdims=True)
-    norm = np.sqrt(np.einsum("...t,...t->...", x, x))
+    with np.errstate(invalid="ignore", over="ignore"):  # told below
+        x = bold - bold.mean(axis=-1, keepdims=True)
+        norm = np.sqrt(np.einsum("...t,...t->...", x, x))
     if not np.isfinite(norm).all():
         *where, region = np.argwhere(~np.isfinite(norm))[0].tolist()
         scan = f"scan {where[0]} " if where else ""

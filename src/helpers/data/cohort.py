@@ -265,7 +265,8 @@ class Cohort:
         lengths = np.array([x.shape[1] for x in series])
         padded = np.full((S, R, lengths.max()), np.nan, dtype=np.float32)
         for s, x in enumerate(series):
-            padded[s, :, : lengths[s]] = x
+            with np.errstate(over="ignore"):  # told below
+                padded[s, :, : lengths[s]] = x
             padded[s, flat[s], : lengths[s]] = 0.0
         overflow = _where(
             [padded[s, :, :t] for s, t in enumerate(lengths)],
@@ -440,10 +441,10 @@ def _participants(table: pd.DataFrame, n: int) -> pd.DataFrame:
         raise BookError(f"participants has {len(table)} rows, bold has {n} subjects")
     table = table.reset_index(drop=True).copy()
     for column in ("participant_id", "site"):
-        table[column] = table[column].astype("str")
-        empty = table[column].isin(["", "nan", "None", "<NA>"])
+        empty = table[column].isna() | (table[column].astype("str").str.strip() == "")
         if empty.any():
             raise BookError(f"participants: {column} is empty in row {empty.argmax()}")
+        table[column] = table[column].astype("str")
     ids = table["participant_id"]
     if ids.duplicated().any():
         raise BookError(

@@ -10,6 +10,7 @@ Wilson 1927 (interval of a proportion), DeLong 1988 and Mann-Whitney for the AUC
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from helpers.errors import BookError
 
@@ -157,6 +159,17 @@ class Splits(Sequence):
         size = f"{min(test)}-{max(test)}" if min(test) < max(test) else f"{test[0]}"
         n = len(self.subjects)
         return f"{self.name}: {len(self)} splits of {n} rows, {size} tested in each, hash {self.hash}"
+
+
+def _one_thread(function: Callable) -> Callable:
+    """Small matrices only: more BLAS threads make these functions slower, on a busy machine a hundred times so."""
+
+    @functools.wraps(function)
+    def limited(*args: Any, **kw: Any) -> Any:
+        with threadpool_limits(1):
+            return function(*args, **kw)
+
+    return limited
 
 
 def _columns(participants: pd.DataFrame, names: Sequence[str], who: str) -> None:
@@ -482,6 +495,7 @@ def _scores(model: Any, X: Any, task: Task, proba: bool | None) -> tuple[np.ndar
     return (score.max(1) if score.ndim == 2 else score), np.asarray(model.predict(X))
 
 
+@_one_thread
 def cross_validate(
     model: Any, X: Any, y: Any, splits: Splits, *, proba: bool | None = None, task: Task | None = None
 ) -> Predictions:
@@ -779,6 +793,7 @@ def paired(
 # --------------------------------------------------------------------------------------- chance and few shots
 
 
+@_one_thread
 def permutation_chance(
     model: Any, X: Any, y: Any, splits: Splits, *, n: int = 100, seed: int = 0, within: Any = None
 ) -> np.ndarray:
@@ -836,6 +851,7 @@ def permutation_p(value: float | Estimate, null: np.ndarray) -> float:
     return float((1 + (np.asarray(null) >= float(value)).sum()) / (1 + len(null)))
 
 
+@_one_thread
 def few_shot(
     features: Any,
     y: Any,

@@ -66,7 +66,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     ]
     if close:
         return f"; did you mean {' or '.join(close[:2])}?"
-    return f"; there is {', '.join(known)}" if known else "; there are none yet"
+    return f"; choose from {', '.join(known)}" if known else "; there are none yet"
 
 
 def path(name: str) -> Path:

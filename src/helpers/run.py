@@ -52,7 +52,7 @@ CHECKPOINTS, PREVIOUS, INTERRUPTED = "checkpoints", "previous", "interrupted"
 KERNEL = "python3"
 
 
-class ChapterFailed(RuntimeError):
+class ChapterFailed(BookError):
     """A chapter began to run and did not end well. The message is one line."""
 
 
@@ -82,7 +82,7 @@ def resolve(
 def _given(
     chapter: str, profile: str, known: Mapping[str, chapters.Parameter], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The values to inject: the profile, and what the configuration file and the caller set."""
+    """The profile, and what the configuration file and the caller set."""
     if profile not in PROFILES:
         raise BookError(f"unknown profile {profile!r}{chapters.suggest(profile, PROFILES)}")
     if "profile" not in known:
@@ -374,7 +374,7 @@ def run_chapter(
     resume: bool = False,
     timeout: float | None = None,
 ) -> Path:
-    """Execute a chapter and return the path of its executed notebook; its record lies beside it.
+    """Execute a chapter and return its folder, which then holds notebook.ipynb and record.json.
 
     ``overrides`` are typed values. ``timeout`` is in seconds, for the whole chapter. Raises BookError when
     refused (nothing ran), ChapterFailed when the notebook failed, Stopped on SIGINT or SIGTERM.
@@ -384,6 +384,7 @@ def run_chapter(
     known = chapters.parameters_of(notebook, f"notebooks/{source.name}")
     given = _given(chapter, profile, known, overrides or {})
     parameters = {name: given.get(name, parameter.default) for name, parameter in known.items()}
+    given = {name: value for name, value in given.items() if value != known[name].default}
     if timeout is not None and not timeout > 0:
         raise BookError(f"--timeout {timeout}: give a number of seconds above zero")
     check_kernel()
@@ -442,7 +443,7 @@ def _run_and_commit(progress: _Progress, *, folder: Path, **work: Any) -> Path:
         record = _check_record(folder, progress)
         io.atomic_write(folder / NOTEBOOK, nbformat.writes(notebook) + "\n")
         os.replace(folder / PENDING, folder / RECORD)
-    except (ChapterFailed, Stopped, BookError, OSError) as error:
+    except (BookError, Stopped, OSError) as error:
         (folder / PENDING).unlink(missing_ok=True)
         where = ""
         if running.is_file():
@@ -456,7 +457,7 @@ def _run_and_commit(progress: _Progress, *, folder: Path, **work: Any) -> Path:
     for name in (RUNNING, FAILED, CHECKPOINTS, PREVIOUS, INTERRUPTED):
         _remove(folder / name)
     progress.say(f"done in {records.seconds(record.wall_seconds)}: {folder / NOTEBOOK}")
-    return folder / NOTEBOOK
+    return folder
 
 
 def _run_other_rank(progress: _Progress, rank: int, **work: Any) -> Path:
@@ -468,7 +469,7 @@ def _run_other_rank(progress: _Progress, rank: int, **work: Any) -> Path:
                 _execute(progress, output, log, **work)
         except ChapterFailed as error:
             raise ChapterFailed(f"rank {rank}: {error}") from error
-    return work["folder"] / NOTEBOOK
+    return work["folder"]
 
 
 def _execute(
@@ -574,6 +575,7 @@ def _signals() -> Iterator[None]:
 def _logging_to(log: TextIO) -> Iterator[None]:
     """Send the messages of papermill and of its event loop to the run's log instead of the terminal."""
     handler = logging.StreamHandler(log)
+    handler.handleError = lambda entry: None  # a full disk is told once, by the run
     # Papermill does not see parameters with a Literal type; ours are checked.
     handler.addFilter(lambda entry: not entry.getMessage().startswith("Passed unknown parameter"))
     loggers = [logging.getLogger(name) for name in ("papermill", "asyncio", "traitlets")]
@@ -626,10 +628,7 @@ def _guard(action: Callable[[], object]) -> int:
         action()
     except BookError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ChapterFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, ChapterFailed) else 2
     except KeyboardInterrupt as error:
         print(f"error: {error or 'stopped'}; --resume continues from the last checkpoint", file=sys.stderr)
         return 128 + getattr(error, "signum", signal.SIGINT)

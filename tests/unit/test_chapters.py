@@ -192,11 +192,13 @@ def defined(book):
             code("half = RATE / 2\nnames = {0: 'a'}", "define"),
             code("@functools.cache\ndef twice(x: Missing = 1):\n    # a comment\n    return 2 * x * RATE"),
             code(
-                "@dataclass\nclass Model:\n    size: int = SIZES[1]\n\n    def fail(self):\n        return self.size / 0"
+                "@dataclass\nclass Model:\n    size: int = SIZES[1]\n\n"
+                "    def fail(self):\n        return self.size / 0"
             ),
             code("raise SystemExit('training')\ndef late():\n    return (9\n        % 5)"),
             code(
-                "!ls\nout = !ls\nif True:\n    %matplotlib inline\nprint?\ndef after_magic():\n    return half"
+                "!ls\nout = !ls\nif True:\n    %matplotlib inline\nprint?\n"
+                "def after_magic():\n    return half"
             ),
             code("%%time\ndef timed():\n    return 1"),
             code("%%bash\nif then fi ("),

@@ -240,9 +240,11 @@ def test_good_then_failed_then_good(tmp_path, monkeypatch, capfd):
     assert records.read(here / "previous" / "record.json") == record, "the good run before it is kept"
     assert "no checkpoint in" in refuse(capfd, CHAPTER, "--resume")
 
-    assert run.run_chapter(CHAPTER) == here / "notebook.ipynb"
+    assert run.run_chapter(CHAPTER) == here
     assert sorted(os.listdir(here)) == [".lock", "notebook.ipynb", "record.json", "run.json", "run.log"]
     assert run.outdated(CHAPTER) == []
+    cells = nbformat.read(here / "notebook.ipynb", as_version=4).cells
+    assert len(cells) == len(chapters.read(CHAPTER).cells), "with the defaults nothing is injected"
     make_book(root, "x = 1")
     assert run.outdated(CHAPTER) == ["notebook"]
 

@@ -48,11 +48,13 @@ def kept_generators() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, then Apple's MPS, then the CPU. A device stays as it is.
 
     Raises BookError for an unknown name and for a device that this machine lacks.
     """
+    if isinstance(name, torch.device):
+        return name
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, ok in there.items() if ok))

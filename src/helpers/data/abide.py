@@ -8,6 +8,7 @@ takes them by number.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from functools import lru_cache
@@ -74,8 +75,9 @@ def _fetch(data_dir: Path, sub_ids: list[int]):
         global_signal_regression=True,
         derivatives=["rois_cc200"],
         quality_checked=False,
-        SUB_ID=sub_ids,
+        url=URL,
         verbose=0,
+        SUB_ID=sub_ids,
     )
 
 
@@ -97,33 +99,30 @@ def _download(root: Path, wanted: pd.DataFrame) -> None:
             (scratch / "ABIDE_pcp").mkdir()
             shutil.copyfile(phenotypes, scratch / "ABIDE_pcp" / PHENOTYPES)
         for row in rows.itertuples():
-            moves = {
-                scratch / "ABIDE_pcp" / PHENOTYPES: (phenotypes, PHENOTYPES_SHA256, f"{URL}/{PHENOTYPES}"),
-                _series_path(scratch, row.FILE_ID): (
-                    _series_path(root, row.FILE_ID),
-                    row.sha256,
-                    _series_url(row.FILE_ID),
-                ),
-            }
+            files = (
+                (PHENOTYPES_SHA256, f"{URL}/{PHENOTYPES}", Path("ABIDE_pcp") / PHENOTYPES),
+                (row.sha256, _series_url(row.FILE_ID), _series_path(Path(), row.FILE_ID)),
+            )
+            failure = None
             try:
                 _fetch(scratch, [int(row.SUB_ID)])
-            except Exception as error:  # nilearn lets whatever the network raises through
-                target, _, url = next(
-                    (v for k, v in moves.items() if not k.is_file()), list(moves.values())[-1]
-                )
-                raise registry.missing(target, url, error) from error
-            for source, (target, sha256, url) in moves.items():
-                if target.is_file():
+            except Exception as error:  # nilearn lets through whatever the network or a cut file raises
+                failure = error
+            for sha256, url, local in files:
+                if (root / local).is_file():
                     continue
-                if io.sha256(source) != sha256:
+                if not (scratch / local).is_file():
+                    raise registry.missing(root / local, url, failure or "nilearn gave nothing") from failure
+                if io.sha256(scratch / local) != sha256:
                     raise BookError(
-                        f"{url} sent a file with another checksum: nothing of it was kept; try again later"
+                        f"{url} sent a file with another checksum: nothing of it was kept; try again"
                     )
-                io.make_folder(target.parent)
-                with io.atomic(target) as temporary:
-                    shutil.copyfile(source, temporary)
+                with io.atomic(root / local) as temporary:
+                    shutil.copyfile(scratch / local, temporary)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # nothing came: leave no empty folder
+            root.rmdir()
 
 
 def _balanced(table: pd.DataFrame, groups: pd.Series, n: int) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
     python benchmarks/simulate.py [N_SUBJECTS]
 
-Prints seconds for the cohort (to be at most 8 for 200 people), milliseconds a subject, and milliseconds for FC of
+Prints seconds for the cohort (to be at most 8 for 200 people), milliseconds a subject, and for the FC of
 one view of 100 x 200 (to be at most 0.15).
 """
 

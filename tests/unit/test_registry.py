@@ -1,4 +1,4 @@
-"""Downloads: verified once, set aside when damaged, never trusted half-written, clear when there is no network.
+"""Downloads: verified once, set aside when damaged, never trusted half-written, clear without a network.
 
 A small server on this machine plays the part of the archive; nothing leaves it.
 """

@@ -29,11 +29,12 @@ import nbformat
 import yaml
 
 from helpers import paths
-from helpers.errors import BookError, MissingData
+from helpers.errors import BookError
 
 PROFILES = ("embedded", "public", "full")
 _TOOLS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb")
 _STATE = ".build.json"
+_NOTE = "inputs.json"
 _RESULTS_MARK = "<!-- results -->"
 
 
@@ -87,88 +88,52 @@ def _code(notebook: Path) -> list[str]:
 
 
 def inputs(root: Path, chapter: str, profile: str) -> dict[str, str]:
-    """Hashes of what a chapter's outputs depend on, beyond its code and the helpers (see its record)."""
+    """Hashes of what a page depends on beyond code, helpers and parameters: packages, records it shows.
+
+    Records count for the embedded profile only; a long run is not repeated for a table about it.
+    """
+    found = {"constraints.txt": _digest_file(root / "constraints.txt")}
+    if profile != "embedded":
+        return found
     code = "\n".join(_code(root / "notebooks" / f"{chapter}.ipynb"))
-    others = [p.stem for p in sorted((root / "notebooks").glob("*.ipynb")) if p.stem != chapter]
-    borrowed = [name for name in others if re.search(rf"[\"']{re.escape(name)}[\"']", code)]
-    found = {
-        "configuration": _digest_file(root / "configs" / profile / f"{chapter}.yml"),
-        "constraints.txt": _digest_file(root / "constraints.txt"),
-    }
-    for name in [chapter, *borrowed]:
-        for record in sorted((root / "runs" / name).glob("*.json")):
-            found[f"record {name}/{record.stem}"] = _digest_file(record)
+    for folder in sorted((root / "runs").glob("*")):
+        if folder.name == chapter or re.search(rf"[\"']{re.escape(folder.name)}[\"']", code):
+            for record in sorted(folder.glob("*.json")):
+                found[f"the record {folder.name}/{record.stem}"] = _digest_file(record)
     return found
 
 
 def reasons(root: Path, chapter: str, profile: str) -> list[str]:
     """Why a chapter has to run again; empty when its last run still stands."""
-    from helpers import records
+    from helpers import records, run
 
-    folder = paths.runs_root() / chapter / profile
+    folder = run.folder_of(chapter, profile)
+    changed = run.outdated(chapter, profile)
+    if changed in (["not run"], ["record"]):
+        return changed
+    changed = [*changed, *records.read(folder / "record.json").stale(strict=True)]
     try:
-        record = records.read(folder / "record.json")
-        before = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-        notebook = (folder / "notebook.ipynb").read_bytes()
-    except (FileNotFoundError, MissingData):
-        return ["not run yet"]
+        note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ["its last run is damaged"]
-    record_hash = _digest_file(folder / "record.json")
-    if before.get("notebook") != _digest(notebook) or before.get("record") != record_hash:
-        return ["run by hand since"]
-    now = inputs(root, chapter, profile)
-    then = before["inputs"]
-    changed = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-    return [*record.stale(strict=True), *changed]
+        note = {}
+    if note.get("record") == _digest_file(folder / "record.json"):
+        now, then = inputs(root, chapter, profile), note["inputs"]
+        changed += [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+    elif profile == "embedded":
+        changed.append("run by hand since")
+    return list(dict.fromkeys(changed))
 
 
 # ---------------------------------------------------------------- executing
-
-def failing_cell(notebook: Path) -> str:
-    """'cell 7 (first line): Error: message' of the first failed code cell of an executed notebook, or ''."""
-    try:
-        cells = nbformat.read(notebook, as_version=4).cells
-    except (OSError, ValueError):
-        return ""
-    number = 0
-    for cell in cells:
-        if cell.cell_type != "code":
-            continue
-        number += 1
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                first = next((line for line in cell.source.splitlines() if line.strip()), "").strip()
-                message = " ".join(f"{output.ename}: {output.evalue}".split())
-                return f"code cell {number} ({first[:60]}): {message[:500]}"
-    return ""
-
 
 def execute(root: Path, chapter: str, profile: str) -> None:
     """Run one chapter and note what it depended on. Raises BookError naming chapter, cell and error."""
     from helpers.run import run_chapter
 
-    folder = paths.runs_root() / chapter / profile
-    began = time.time()
     before = inputs(root, chapter, profile)  # taken first: an edit made during the run makes it stale
-    try:
-        done = Path(run_chapter(chapter, profile, {}))
-    except BookError as error:
-        cell = failing_cell(folder / "notebook.ipynb") if _newer(folder / "notebook.ipynb", began) else ""
-        raise BookError(f"{chapter}: {cell or error}") from error
-    except Exception as error:
-        cell = failing_cell(folder / "notebook.ipynb") if _newer(folder / "notebook.ipynb", began) else ""
-        raise BookError(f"{chapter}: {cell or f'{type(error).__name__}: {error}'}") from error
-    note = {
-        "inputs": before,
-        "notebook": _digest_file(done / "notebook.ipynb"),
-        "record": _digest_file(done / "record.json"),
-    }
-    _write(done / "inputs.json", json.dumps(note, indent=1).encode())
-
-
-def _newer(path: Path, seconds: float) -> bool:
-    return path.is_file() and path.stat().st_mtime >= seconds - 2
+    folder = Path(run_chapter(chapter, profile))
+    note = {"inputs": before, "record": _digest_file(folder / "record.json")}
+    _write(folder / _NOTE, json.dumps(note, indent=1).encode())
 
 
 # ---------------------------------------------------------------- staging
@@ -284,7 +249,7 @@ def make_html(build: Path, state: dict[str, str]) -> None:
                str(build / "source"), "--path-output", str(fresh), "-W", "-n", "--keep-going", "--quiet"]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
     log = build / "sphinx.log"
-    log.write_text(result.stdout + result.stderr, encoding="utf-8")
+    log.write_text(re.sub(r"\x1b\[[\d;]*m", "", result.stdout + result.stderr), encoding="utf-8")
     made = fresh / "_build" / "html"
     if result.returncode or not (made / "index.html").is_file():
         said = [line for line in log.read_text(encoding="utf-8").splitlines()
@@ -334,12 +299,10 @@ def build(profile: str = "embedded") -> Path:
                 print(f"{chapter}: unchanged", flush=True)
                 continue
             print(f"{chapter}: executing ({', '.join(why)})", flush=True)
-            began = time.perf_counter()
             try:
                 execute(root, chapter, profile)
-                print(f"{chapter}: {time.perf_counter() - began:.0f} s", flush=True)
             except BookError as error:
-                failures.append(str(error))
+                failures.append(str(error) if chapter in str(error) else f"{chapter}: {error}")
         if failures:
             raise BookError(f"{len(failures)} chapter(s) failed. " + " ;; ".join(failures))
         files = staged_files(root, chapters, profile)
@@ -369,6 +332,9 @@ def main(argv: list[str] | None = None) -> int:
         if old.exists():
             print(f"The book was NOT built; {old} is from an earlier build.", file=sys.stderr)
         return 2 if "unknown profile" in str(error) else 1
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept", file=sys.stderr)
+        return 130
     print(f"The book ({profile}): {page.as_uri()}")
     print(f"Built in {time.perf_counter() - began:.1f} s")
     return 0

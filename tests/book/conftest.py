@@ -1,7 +1,7 @@
 """The built book, a server for it and a browser.
 
-The book is brought up to date first, which takes a moment when it already is. ``BOOK_HTML=folder`` tests a book
-that was built elsewhere instead.
+The book is brought up to date first, which takes a moment when it already is. ``BOOK_HTML=folder`` tests
+one that was built elsewhere instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 def toc_pages() -> list[str]:
-    """Pages of the table of contents, as paths without ending: ``book/index``, ``notebooks/01_signals``, ..."""
+    """Pages of the table of contents, without ending: ``book/index``, ``notebooks/01_signals``, ..."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])]
 
@@ -41,7 +41,8 @@ def html() -> Path:
     command = [sys.executable, "-m", "helpers.build"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        pytest.exit(f"the book could not be built:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}", returncode=1)
+        said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        pytest.exit(f"the book could not be built:\n{said}", returncode=1)
     return ROOT / "_build" / "html"
 
 

@@ -70,7 +70,7 @@ COUNTS = """
 
 @contextmanager
 def opened(browser, address: str, page: str) -> Iterator:
-    """A page, with a list of everything it complained about; requests to other hosts are blocked and listed."""
+    """A page, and the list of its complaints; requests to other hosts are blocked and listed."""
     context = browser.new_context(viewport={"width": 1300, "height": 900}, color_scheme="light")
     trouble: list[str] = []
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import helpers
 from helpers import io
 from helpers.data import Atlas, Cohort, Provenance, group_fc, load_cohort, schaefer
 from helpers.errors import BookError
@@ -358,3 +363,22 @@ def test_atlas_of_another_size_is_refused():
 def test_changing_an_atlas_does_not_change_the_next_one():
     schaefer(100).labels[0] = "broken"
     assert schaefer(100).labels[0] == "LH_Vis_1"
+
+
+def test_assets_are_those_that_provenance_describes():
+    folder = Path(helpers.__file__).parent / "assets"
+    stated = dict(
+        re.findall(r"^\| `([\w.]+)` \|.*`([0-9a-f]{64})` \|$", (folder / "PROVENANCE.md").read_text(), re.M)
+    )
+    assert stated == {
+        name: io.sha256(folder / name) for name in ("schaefer100.npz", "schaefer400.npz", "cc200.csv")
+    }
+    assert sum((folder / name).stat().st_size for name in stated) < 500_000
+
+
+def test_the_asset_script_refuses_another_file(tmp_path):
+    script = Path(__file__).parents[2] / "scripts" / "make_assets.py"
+    wheel = tmp_path / "brainspace-0.3.0-py3-none-any.whl"
+    wheel.write_bytes(b"not it")
+    done = subprocess.run([sys.executable, script, wheel], capture_output=True, text=True)
+    assert done.returncode == 1 and "expected aec3854a" in done.stderr

@@ -19,8 +19,9 @@ from helpers.errors import BookError
 
 # A training of three steps that keeps its state after each and waits to be killed in the third.
 TRAIN = """\
-import json, os, pathlib, time
+import atexit, json, os, pathlib, time
 from helpers import io
+atexit.register(pathlib.Path("../left_politely").touch)
 folder = run.checkpoint("fit")
 file = folder / "state.json"
 state = io.read_json(file) if run.resume and file.exists() else {"step": 0, "total": 0}
@@ -280,6 +281,7 @@ def test_stopped_by_a_signal(tmp_path, monkeypatch, capsys, signum):
         _, error = process.communicate(timeout=20)
         assert process.returncode == 128 + signum and time.monotonic() - began < 15
         assert not psutil.pid_exists(kernel)
+        assert not (tmp_path / "left_politely").exists(), "a busy kernel is ended at once"
     assert error == f"error: stopped by {signum.name}; --resume continues from the last checkpoint\n"
     assert run.read_state(here)["status"] == "interrupted"
     left = [".lock", "checkpoints", "notebook.failed.ipynb", "run.json", "run.log"]

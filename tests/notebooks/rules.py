@@ -236,7 +236,8 @@ def no_typed_results(notebook: NotebookNode) -> list[str]:
             continue  # a section on what others said
         without_tables = re.sub(r"^\s*\|.*$", "", cell.source, flags=re.M)
         for sentence in re.split(r"(?<=[.!?])\s+|\n\s*\n", without_tables):
-            if metric.search(sentence) and number.search(plain(sentence)) and not said.search(sentence):
+            bare = re.sub(r"\b9\d\s*%", "", plain(sentence))  # the level of an interval is no result
+            if metric.search(sentence) and number.search(bare) and not said.search(sentence):
                 start = " ".join(sentence.split())[:90]
                 found.append(f"{where(i, cell)} seems to hold a typed result: '{start}'")
     return found

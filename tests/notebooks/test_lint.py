@@ -208,6 +208,7 @@ def test_rule_notices(name: str, change: Callable[[NotebookNode], None]) -> None
     "Chance is an AUC of 0.5 in expectation.",
     "An AUC of `0.73` is computed below.",
     "We drop 20 % of the frames.",
+    "Each AUC has a 95 % interval.",
     "| AUC | 0.73 |\n|---|---|",
 ])
 def test_numbers_that_may_be_typed(text: str) -> None:

@@ -129,8 +129,8 @@ def test_the_book_is_told_not_to_execute_and_not_to_use_the_network() -> None:
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # PYTHON and the like given to an outer make must not reach this one
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    environment = {name: value for name, value in environment.items() if name not in ("PYTHON", "PROFILE")}
+    taken = ("MAKE", "MFLAGS", "PYTHON", "PROFILE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     return subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 

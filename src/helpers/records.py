@@ -585,6 +585,11 @@ def _state(record: Record) -> str:
     return f"made with an earlier version of: {', '.join(changed)}" if changed else "current"
 
 
+def _missing(profile: str) -> str:
+    """Why there is no record: never run, or no repository here (a notebook opened alone, as in Colab)."""
+    return NOT_RUN[profile] if repo_root() else "the book has the records"
+
+
 def metric(chapter: str, profile: str, name: str) -> Estimate | float | None:
     """A number from a committed record: an ``Estimate`` if it has an interval; None if there is none."""
     record = load(chapter, profile)
@@ -599,7 +604,7 @@ def glance(chapter: str) -> pd.DataFrame:
     for profile in PROFILES:
         record = load(chapter, profile)
         if record is None:
-            rows.append([profile, "", "", "", "", NOT_RUN[profile]])
+            rows.append([profile, "", "", "", "", _missing(profile)])
         else:
             time_taken, memory = seconds(record.wall_seconds), _memory(record.peak_memory_mb)
             rows.append([profile, time_taken, memory, record.machine, _date(record), _state(record)])
@@ -612,7 +617,7 @@ def note(chapter: str, profile: str) -> str:
     """One sentence for the page: when and where the committed record was made, and what changed since."""
     record = load(chapter, profile)
     if record is None:
-        return f"{chapter} has no {profile} record: {NOT_RUN[profile]}."
+        return f"{chapter} has no {profile} record: {_missing(profile)}."
     changed = record.stale()
     earlier = f", made with an earlier version of: {', '.join(changed)}" if changed else ""
     return (
@@ -649,7 +654,7 @@ def compare(
         table["embedded (live)"].append(_show(live.get(name), "not computed"))
         for profile, record in records.items():
             value = record.metric(name) if record else None
-            table[f"{profile} (record)"].append(_show(value, "not recorded" if record else NOT_RUN[profile]))
+            table[f"{profile} (record)"].append(_show(value, "not recorded" if record else _missing(profile)))
     return pd.DataFrame(table, index=list(rows))
 
 

@@ -288,6 +288,12 @@ def test_pages_without_records(book):
     assert records.note(CHAPTER, "full").endswith("not run at full scale.")
 
 
+def test_pages_outside_the_repository(book, monkeypatch):
+    monkeypatch.setattr(records, "repo_root", lambda: None)
+    assert set(records.glance(CHAPTER)["state"]) == {"the book has the records"}
+    assert records.compare(CHAPTER, {}, ["auc"]).loc["auc", "full (record)"] == "the book has the records"
+
+
 def test_pages_with_a_record(ran, monkeypatch):
     records.keep(CHAPTER, "public")
     assert records.metric(CHAPTER, "public", "auc") == Estimate(0.73, 0.65, 0.80)

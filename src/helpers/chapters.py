@@ -232,7 +232,10 @@ def parse(source: str, where: str = "parameters cell") -> dict[str, Parameter]:
                 f"{where}: parameters cell, line {node.lineno}: {ast.unparse(node)!r} is not"
                 " 'name: type = literal  # comment'; derived values belong in the next cell"
             )
-        parameter = _parse_line(node, comments.get(node.end_lineno, ""), where)
+        comment = comments.get(node.end_lineno, "")
+        if not comment and not isinstance(node.value, ast.List):  # a formatter put a long line in brackets
+            comment = " ".join(filter(None, (comments.get(n) for n in range(node.lineno, node.end_lineno))))
+        parameter = _parse_line(node, comment, where)
         if parameter.name in found:
             raise BookError(f"{where}: parameter {parameter.name} is defined twice")
         found[parameter.name] = parameter

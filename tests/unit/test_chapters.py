@@ -159,6 +159,13 @@ def test_a_parameters_cell_that_breaks_the_rules(tmp_path, monkeypatch, line, wo
     assert "notebooks/03_tiny.ipynb" in str(told.value)
 
 
+def test_a_long_line_that_a_formatter_put_in_brackets():
+    steps = chapters.parse("steps: int = (\n    0  # a long story, in [0, 9]\n)\n")["steps"]
+    assert (steps.comment, steps.range) == ("a long story, in [0, 9]", "[0, 9]")
+    with pytest.raises(BookError, match="comment at the end of its line"):
+        chapters.parse("steps: list[int] = [\n    0,  # the first\n]\n")
+
+
 def test_lists_over_lines_and_hashes_in_text():
     found = chapters.parse(
         "x: list[int] = [\n    1,  # one\n    2,\n]  # numbers\ny: str = 'a # b'  # text, in full"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -174,20 +175,14 @@ def test_make_run_asks_for_a_chapter(copied_makefile: Path) -> None:
     assert "Say which chapter" in done.stdout
 
 
-def ci_options(path: Path) -> subprocess.CompletedProcess[str]:
-    script = ROOT / ".ci" / "options.py"
-    return subprocess.run([sys.executable, str(script), str(path)], capture_output=True, text=True)
-
-
-def test_ci_options_become_arguments(tmp_path: Path) -> None:
+def test_short_public_runs_take_their_parameters_from_a_file(tmp_path: Path) -> None:
+    options = runpy.run_path(str(ROOT / ".ci" / "public_run.py"))["options"]
     config = tmp_path / "x.yml"
     config.write_text("epochs: 2\nrate: 0.5\nfast: true\nsizes: [1, 2]\nkind: a b\nnothing: null\n")
-    words = ci_options(config).stdout.split("\0")[:-1]
+    words = options(config)
     assert words[::2] == ["-p"] * 6
     assert words[1::2] == ["epochs=2", "rate=0.5", "fast=true", "sizes=[1, 2]", "kind=a b", "nothing=null"]
-
-
-def test_ci_options_missing_or_empty(tmp_path: Path) -> None:
-    assert "is missing" in ci_options(tmp_path / "x.yml").stderr
-    (tmp_path / "empty.yml").write_text("# nothing\n")
-    assert ci_options(tmp_path / "empty.yml").stdout == ""
+    config.write_text("# nothing\n")
+    assert options(config) == []
+    with pytest.raises(SystemExit, match="is missing"):
+        options(tmp_path / "y.yml")

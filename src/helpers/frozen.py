@@ -1,7 +1,7 @@
-"""Judging a frozen representation: probes on out-of-fold features, few labels, unseen sites, collapse monitors.
+"""Judging a frozen representation: probes, few labels, unseen sites, monitors of collapse.
 
-In these functions ``features`` holds one array (S, F) a fold, made by the encoder that never saw that fold's test
-subjects (for features that need no training, the same array a fold). Splits are those of one repeat.
+In these functions ``features`` holds one array (S, F) a fold, made by the encoder that never saw that
+fold's test subjects (for features that need no training, the same array a fold). Splits: one repeat.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _check(features: Sequence[np.ndarray], splits: evaluate.Splits) -> None:
 def cross_validate(
     features: Sequence[np.ndarray], y: Any, splits: evaluate.Splits, estimator: Any = None
 ) -> evaluate.Predictions:
-    """Out-of-fold predictions of a classifier (default: a linear SVM probe) on the features of each fold."""
+    """Out-of-fold predictions of a classifier (default: a linear SVM) on the features of each fold."""
     _check(features, splits)
     y = np.asarray(y)
     estimator = evaluate.linear_probe("svm") if estimator is None else estimator
@@ -52,7 +52,7 @@ def few_shot(
     draws: int = 20,
     seed: int = 0,
 ) -> np.ndarray:
-    """(len(shots), draws) AUCs with k labels a class from the fold's training subjects, averaged over folds."""
+    """(len(shots), draws) AUCs with k training labels a class, averaged over folds."""
     _check(features, splits)
     return np.stack(
         [
@@ -83,9 +83,9 @@ def unseen_site(features: Sequence[np.ndarray], y: Any, site: Any, splits: evalu
 
 
 def activation_pattern(X: np.ndarray, y: Any, estimator: Any = None) -> np.ndarray:
-    """(F,) covariance of each feature with a linear classifier's score: its pattern (Haufe et al. 2014, eq. 6).
+    """(F,) covariance of each feature with a linear classifier's score (Haufe et al. 2014, eq. 6).
 
-    Weights say what a classifier multiplies, also to cancel noise; the pattern says where the signal is.
+    Weights say what a classifier multiplies, also to cancel noise; a pattern says where the signal is.
     """
     estimator = evaluate.linear_probe("svm") if estimator is None else clone(estimator)
     score = estimator.fit(X, y).decision_function(X)
@@ -93,7 +93,7 @@ def activation_pattern(X: np.ndarray, y: Any, estimator: Any = None) -> np.ndarr
 
 
 def effective_rank(z: Tensor) -> Tensor:
-    """exp(entropy) of the normalised singular values of centred embeddings (B, E): 1 to min(B, E).
+    """exp(entropy) of normalised singular values of centred embeddings (B, E): 1 to min(B, E).
 
     Roy and Vetterli, EUSIPCO 2007.
     """

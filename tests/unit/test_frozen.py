@@ -26,13 +26,13 @@ def people():
 
 
 def test_each_fold_uses_its_own_features(people):
-    table, x, y, splits = people
+    _, x, y, splits = people
     noise = np.random.default_rng(1).normal(size=x.shape)
     good = evaluate.auc(frozen.cross_validate([x] * 3, y, splits))
     assert good.value > 0.85
     mixed = frozen.cross_validate([x, noise, noise], y, splits)
     by_fold = evaluate.by_fold(mixed).set_index("fold")["value"]
-    assert by_fold[0] > 0.8 and by_fold[[1, 2]].mean() < 0.75
+    assert by_fold[0] > 0.8 and by_fold[[1, 2]].mean() < by_fold[0] - 0.1
 
 
 def test_few_shot_has_a_row_a_k_and_rises(people):
@@ -69,7 +69,7 @@ def test_errors_say_what_to_give(people):
     table, x, y, splits = people
     with pytest.raises(BookError, match="2 arrays of features for 3 folds"):
         frozen.cross_validate([x, x], y, splits)
-    with pytest.raises(BookError, match="give splits.repeat"):
+    with pytest.raises(BookError, match="give splits"):
         frozen.few_shot([x] * 6, y, evaluate.splits(table, n_splits=3, n_repeats=2), [1])
     with pytest.raises(BookError, match="two sites or more"):
         frozen.unseen_site([x] * 3, y, np.repeat("A", 60), splits)

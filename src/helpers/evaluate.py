@@ -162,7 +162,7 @@ class Splits(Sequence):
 
 
 def _one_thread(function: Callable) -> Callable:
-    """Small matrices only: more BLAS threads make these functions slower, on a busy machine a hundred times so."""
+    """Small matrices: more BLAS threads make these functions slower, a hundred times on a busy machine."""
 
     @functools.wraps(function)
     def limited(*args: Any, **kw: Any) -> Any:

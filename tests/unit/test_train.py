@@ -320,8 +320,8 @@ def test_two_checkpoints_are_kept_and_plain_torch_reads_them(tmp_path):
 
 
 def test_a_checkpoint_every_n_epochs(tmp_path):
-    run(checkpoint=tmp_path, checkpoint_every=3, epochs=7)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-000006.pt", "epoch-000007.pt"]
+    run(checkpoint=tmp_path, checkpoint_every=3, epochs=8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-000006.pt", "epoch-000008.pt"]
 
 
 def test_without_resume_the_folder_is_cleared_of_checkpoints_only(tmp_path):

@@ -158,7 +158,7 @@ class Splits(Sequence):
         test = [len(s.test) for s in self.items]
         size = f"{min(test)}-{max(test)}" if min(test) < max(test) else f"{test[0]}"
         n = len(self.subjects)
-        return f"{self.name}: {len(self)} splits of {n} rows, {size} tested in each, hash {self.hash}"
+        return f"{self.name}: {n} rows, {size} in each test set, hash {self.hash}"
 
 
 def _one_thread(function: Callable) -> Callable:

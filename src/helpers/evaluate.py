@@ -234,6 +234,8 @@ def splits(
         raise BookError(
             f"splits: {n_splits} folds asked of {len(names)} subjects; need 2 <= n_splits <= subjects"
         )
+    if n_repeats < 1:
+        raise BookError(f"splits: {n_repeats} repeats asked; give 1 or more")
     strata = _strata(participants.iloc[first], list(stratify), n_splits)
     items = []
     for r in range(n_repeats):

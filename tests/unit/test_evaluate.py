@@ -102,6 +102,7 @@ def test_leave_site_out():
         (people(8), {"n_splits": 5}, "fewer than 5 folds"),
         (people().drop(columns="site"), {}, "no column 'site'"),
         (people(), {"n_splits": 1}, "1 folds"),
+        (people(), {"n_repeats": 0}, "0 repeats"),
     ],
 )
 def test_splits_refuse(table, kw, message):

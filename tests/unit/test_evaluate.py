@@ -334,7 +334,7 @@ def test_permutation_chance(cohort):
 
 
 def test_permutation_within_sites_keeps_what_the_site_tells():
-    """Group equals site for three quarters: a model that reads the site must keep its score under the null."""
+    """Group equals site for three quarters: a model that reads the site keeps its score under the null."""
     table = people(80, sites="AB")
     y = np.where(np.arange(80) % 4 == 0, "patient", np.where(table["site"] == "A", "control", "patient"))
     X = np.eye(2)[(table["site"] == "B").astype(int)] + 0.01 * np.random.default_rng(0).standard_normal(

@@ -21,7 +21,7 @@ def people():
         )
     )
     x = rng.normal(size=(60, 30)).astype(np.float32)
-    x[:, 0] += 2.5 * y
+    x[:, 0] += 4.0 * y
     return table, x, y, evaluate.splits(table, n_splits=3, n_repeats=1, seed=0)
 
 

@@ -45,7 +45,7 @@ def fetch() -> Path:
 
 
 def load() -> mne.io.BaseRaw:
-    """The recording, in volts: 30 scalp channels with positions, average reference, and two beside the eyes."""
+    """The recording, in volts: 30 scalp channels with positions, average reference, two beside the eyes."""
     path = fetch()
     try:
         raw = mne.io.read_raw_eeglab(path, preload=True, verbose="error")

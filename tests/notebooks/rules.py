@@ -118,6 +118,8 @@ def outputs_only_where_checked(notebook: NotebookNode) -> list[str]:
             found.append(f"{where(i, cell)} has an output but is not tagged nbval-check-output")
         if checked and not cell.outputs:
             found.append(f"{where(i, cell)} is tagged nbval-check-output but has no output")
+        if checked and cell.outputs and cell.execution_count is None:
+            found.append(f"{where(i, cell)} has an output but no execution_count: nbval refuses it")
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             found.append(f"{where(i, cell)}: a picture is not a result to check")
         if cell.execution_count is not None and not checked:

@@ -106,6 +106,11 @@ def no_output(notebook: NotebookNode) -> None:
     code(notebook)[4][1].metadata = {"tags": ["nbval-check-output"]}
 
 
+def never_ran(notebook: NotebookNode) -> None:
+    no_output(notebook)
+    an_output(notebook)
+
+
 def a_picture(notebook: NotebookNode) -> None:
     cell = code(notebook)[4][1]
     cell.metadata = {"tags": ["nbval-check-output"]}
@@ -152,7 +157,7 @@ BROKEN = {
     "one_parameters_cell": [
         set_code("a: int = 1  # a", ["parameters"]), set_code("seed = 0  # x", ["parameters"], where=1),
         set_code("seed: int = 0", ["parameters"], where=1), set_code("seed: int = 0  # x", None, where=1)],
-    "outputs_only_where_checked": [an_output, no_output, a_picture],
+    "outputs_only_where_checked": [an_output, no_output, never_ran, a_picture],
     "install_cell_is_hidden": [visible_install, set_code("import sys", ["hide-cell"], where=0)],
     "number_of_code_cells": [few_cells, many_cells],
     "short_cells": [set_code("x = 1\n" * 41), long_median],

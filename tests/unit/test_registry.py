@@ -70,7 +70,7 @@ class Server:
         handler = functools.partial(Handler, directory=str(folder))
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def put(self, name: str, content: bytes) -> bytes:
         path = self.folder / name

@@ -63,12 +63,15 @@ def refuse(capsys, *arguments: str) -> str:
 def started(book: Path):
     """A run in its own process, stopped in the third step of ``TRAIN``."""
     (book / "kernel.pid").unlink(missing_ok=True)
+    # A shell starts jobs in the background with SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "helpers.run", CHAPTER],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 60
         while not (book / "kernel.pid").exists() or not (book / "kernel.pid").read_text():

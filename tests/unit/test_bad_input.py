@@ -1,8 +1,8 @@
 """Bad input to the real chapters, from the command line to the exit code.
 
 Refused commands are in ``test_run.py``, bad arrays in ``test_cohort.py``, bad labels and splits in
-``test_evaluate.py``, bad downloads in ``test_registry.py``, killed writers in ``test_io.py``. Here each kind of
-bad data meets a chapter: one line, exit code 1, no result, and the good run before it is kept.
+``test_evaluate.py``, bad downloads in ``test_registry.py``, killed writers in ``test_io.py``. Here each
+kind of bad data meets a chapter: one line, exit code 1, no result, and the good run before it is kept.
 """
 
 import os

@@ -66,8 +66,8 @@ run: $(STAMP)  ## run one chapter: make run CHAPTER=03_brainmass PROFILE=public 
 	@test -n "$(CHAPTER)" || { echo "Say which chapter: make run CHAPTER=03_brainmass"; exit 2; }
 	@$(PY) -m helpers.run $(CHAPTER) --profile $(PROFILE) $(ARGS)
 
-lab: $(STAMP)  ## open the notebooks in JupyterLab
-	@$(PY) -m jupyter lab notebooks
+lab: $(STAMP)  ## open the notebooks in JupyterLab (as root, in a container: ARGS=--allow-root)
+	@$(PY) -m jupyter lab notebooks $(ARGS)
 
 serve: $(STAMP)  ## serve the built book on this machine (PORT=8000)
 	@test -f _build/html/index.html || { echo "No book yet: run make book first"; exit 1; }

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from helpers import evaluate
@@ -68,18 +70,29 @@ def few_shot(
     )
 
 
-def unseen_site(features: Sequence[np.ndarray], y: Any, site: Any, splits: evaluate.Splits) -> np.ndarray:
-    """(S,) test scores by probes fitted without any label from the subject's own site."""
+def unseen_site(features: Sequence[np.ndarray], y: Any, site: Any, splits: evaluate.Splits) -> pd.Series:
+    """AUC on the test subjects of each site, by probes fitted without any label from that site.
+
+    Only subjects scored by the same probe are compared (folds have encoders of their own, and scores of two
+    models share no scale): the share of correctly ordered pairs within a site and fold, over all folds. NaN
+    for a site that never has both classes in a test fold.
+    """
     _check(features, splits)
-    y, site, out = np.asarray(y), np.asarray(site, str), np.full(len(site), np.nan)
+    y, site = np.asarray(y), np.asarray(site, str)
     if len(np.unique(site)) < 2:
         raise BookError(f"unseen_site: all subjects are from {site[0]}; it needs two sites or more")
+    correct = dict.fromkeys(np.unique(site), 0.0)
+    pairs = dict.fromkeys(correct, 0)
     for split in splits:
         x = features[split.fold]
         for name in np.unique(site[split.test]):
             fit, test = split.train[site[split.train] != name], split.test[site[split.test] == name]
-            out[test] = evaluate.linear_probe("svm").fit(x[fit], y[fit]).decision_function(x[test])
-    return out
+            n = int((y[test] == 1).sum()) * int((y[test] == 0).sum())
+            if n:
+                score = evaluate.linear_probe("svm").fit(x[fit], y[fit]).decision_function(x[test])
+                correct[name] += n * roc_auc_score(y[test], score)
+                pairs[name] += n
+    return pd.Series({name: correct[name] / n if n else np.nan for name, n in pairs.items()})
 
 
 def activation_pattern(X: np.ndarray, y: Any, estimator: Any = None) -> np.ndarray:

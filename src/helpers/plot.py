@@ -210,7 +210,7 @@ def glass(
         node_kwargs={"edgecolors": "black", "linewidths": 0.4},
         display_mode="lyrz",
         figure=figure,
-        axes=(0.0, 0.0, 0.94, 0.88 if title else 1.0),
+        axes=(0.0, 0.0, 0.9, 0.88 if title else 1.0),
         annotate=False,
         colorbar=True,
     )
@@ -255,7 +255,7 @@ def connectome(
         edge_kwargs={"linewidth": 1.4},
         display_mode="lyrz",
         figure=figure,
-        axes=(0.0, 0.0, 0.94, 0.88 if title else 1.0),
+        axes=(0.0, 0.0, 0.9, 0.88 if title else 1.0),
         annotate=False,
         colorbar=True,
     )
@@ -274,6 +274,7 @@ def _finish_brain(figure: Figure, display: Any, title: str, label: str) -> Figur
         figure.text(0.01, 0.985, title, ha="left", va="top", fontsize=plt.rcParams["axes.titlesize"])
     bar = getattr(display, "_cbar", None)
     if bar is not None:
+        bar.ax.yaxis.set_ticks_position("right")
         bar.ax.tick_params(labelsize=plt.rcParams["ytick.labelsize"])
         if label:
             bar.set_label(label, fontsize=plt.rcParams["axes.labelsize"])
@@ -370,7 +371,8 @@ def intervals(
         text = "chance" if chance_p95 is None else "chance, shaded up to its 95th percentile"
         ax.plot([], [], color=COLOURS["chance"], ls="--", lw=1.2, label=text)
     if grey:
-        ax.plot([], [], color=COLOURS["baseline"], marker="s", ms=7, label="baseline (line: the best one)")
+        text = next(iter(grey)) if len(grey) == 1 else "baseline (line: the best one)"
+        ax.plot([], [], color=COLOURS["baseline"], marker="s", ms=7, label=text)
     if chance is not None or grey:
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     ax.tick_params(axis="y", length=0)

@@ -650,7 +650,7 @@ def compare(
         "full (record)": [],
     }
     for name in rows.values():
-        table["paper"].append(_show((paper or {}).get(name), "not reported"))
+        table["paper"].append(_show((paper or {}).get(name), "not available to us"))
         table["embedded (live)"].append(_show(live.get(name), "not computed"))
         for profile, record in records.items():
             value = record.metric(name) if record else None

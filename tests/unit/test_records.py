@@ -316,7 +316,7 @@ def test_compare(ran):
     assert table.loc["AUC"].tolist() == [
         "0.71", "0.61 [0.50, 0.70]", "0.73 [0.65, 0.80]", "not run at full scale"
     ]  # fmt: skip
-    assert table.loc["p"].tolist()[:3] == ["not reported", "0.0004", "not recorded"]
+    assert table.loc["p"].tolist()[:3] == ["not available to us", "0.0004", "not recorded"]
     assert table.loc["n"].tolist()[:3] == ["64,000", "not computed", "3"]
     run = start().log(auc=live["auc"])
     assert records.compare(CHAPTER, run, ["auc"]).loc["auc", "embedded (live)"] == "0.61 [0.50, 0.70]"

@@ -166,7 +166,7 @@ def prose_between_code(notebook: NotebookNode) -> list[str]:
 
 @rule
 def amount_of_prose(notebook: NotebookNode) -> list[str]:
-    n = sum(len(re.findall(r"[A-Za-zÀ-ÿ][\w'’-]*", cell.source)) for _, cell in prose(notebook))
+    n = sum(len(re.findall(r"[A-Za-zÀ-ÿ][\w'’-]*", plain(cell.source))) for _, cell in prose(notebook))
     low, high = WORDS
     return [] if low <= n <= high else [f"{n} words of prose; a chapter has {low} to {high}"]
 

@@ -227,6 +227,9 @@ def splits(
     fewer subjects than folds.
     """
     _columns(participants, stratify, "splits")
+    if "group" in stratify and participants["group"].nunique() < 2:
+        only = participants["group"].iloc[0]
+        raise BookError(f"splits: all {len(participants)} rows have group = {only}; it takes two groups")
     ids = _subject_ids(participants)
     names, first = np.unique(ids, return_index=True)
     first = np.sort(first)  # one row a subject, in the order of the table

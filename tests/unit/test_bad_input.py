@@ -80,8 +80,9 @@ def fails(folder: Path, capfd, chapter: str, profile: str, *words: str) -> str:
 @pytest.mark.parametrize(
     "chapter, spoil, says",
     [
-        ("01_signals", two_frames, "a correlation needs two at least"),
-        ("02_baselines", one_class, "all 40 subjects have the label control; need two"),
+        ("01_signals", two_frames, "too few frames, below 20"),
+        ("02_baselines", one_class, "all 40"),
+        ("03_brainmass", one_class, "rows have group = control; it takes two groups"),
         ("02_baselines", one_site, "all subjects come from one site (A); need at least two"),
         ("03_brainmass", nan_series, "NaN or infinite values in sub-0004 region LH_Vis_8"),
     ],
@@ -89,8 +90,7 @@ def fails(folder: Path, capfd, chapter: str, profile: str, *words: str) -> str:
 def test_a_bad_cohort(folder, capfd, tmp_path, cohort, chapter, spoil, says):
     spoil(cohort).save(tmp_path / "mine")
     before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
-    name = "cohort_path" if "cohort_path" in chapters.parameters(chapter) else "cohort_folder"
-    given = (f"{name}={tmp_path / 'mine'}", f"n_subjects={len(cohort)}")
+    given = (f"cohort_folder={tmp_path / 'mine'}", f"n_subjects={len(cohort)}")
     assert says in fails(folder, capfd, chapter, "full", *given)
     assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
 

@@ -388,3 +388,9 @@ def test_estimate_prints_and_table_keeps_objects():
     t = ev.table({"a": {"AUC": e, "p": 0.0312}, "b": e})
     assert t.loc["a", "AUC"] is e and t.loc["b", "p"] == ""
     assert "0.73 [0.65, 0.80]" in t.to_html() and "0.73 [0.65, 0.80]" in str(t)
+
+
+def test_splits_refuse_a_cohort_of_one_group():
+    table = pd.DataFrame({"participant_id": np.arange(12).astype(str), "group": "control", "site": "A"})
+    with pytest.raises(BookError, match="all 12 rows have group = control"):
+        ev.splits(table, n_splits=2)

@@ -35,7 +35,7 @@ def load_cohort(
         if not cohort:
             raise BookError(
                 "profile full needs your own data:"
-                " give cohort=FOLDER, a folder written with Cohort.save(FOLDER)"
+                " give cohort=FOLDER (a chapter: -p cohort_folder=FOLDER), written with Cohort.save(FOLDER)"
             )
         loaded = Cohort.open(cohort)
         if n_subjects is not None and not 0 < n_subjects <= len(loaded):

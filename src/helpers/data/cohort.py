@@ -375,7 +375,6 @@ class Cohort:
             atlas=atlas,
             provenance=provenance,
             on_constant="zero",
-            min_frames=1,
         )
         cohort = cls(**{**_fields(cohort), "repairs": _read_tsv(folder / "repairs.tsv")})
         if cohort.hash != about["hash"]:

@@ -23,8 +23,8 @@ JOBS   ?= $(shell $(PY) -c "import os, psutil; print(max(1, min(2, os.cpu_count(
 
 # Small matrices: one BLAS thread is faster than two that wait for each other.
 export OPENBLAS_NUM_THREADS ?= 1
-# Threads that wait sleep: spinning ones make a chapter several times slower when the cores are shared.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait spin only briefly: long spinning makes a chapter several times slower on shared cores.
+export GOMP_SPINCOUNT ?= 20000
 export PYTHONUNBUFFERED := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Frozen modules of the standard library confuse the debugger in each kernel; this only silences that.

@@ -487,7 +487,7 @@ def _execute(
     environment = {
         "PYTHONHASHSEED": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are slow on shared cores
+        "GOMP_SPINCOUNT": "20000",  # threads that spin for long while they wait are slow on shared cores
         **os.environ,
         "BOOK_RUN_DIR": str(folder),
         "BOOK_RESUME": "1" if resume else "0",

@@ -16,7 +16,7 @@ PORT ?= 8000
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-EXTRAS := book,test,dev
+EXTRAS := book,test,dev,llm
 TORCH   = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Two notebooks at a time where there are two cores and 4 GB for each, otherwise one after the other.
 JOBS   ?= $(shell $(PY) -c "import os, psutil; print(max(1, min(2, os.cpu_count() or 1, psutil.virtual_memory().total // (5 * 2**30))))" 2>/dev/null || echo 1)

@@ -1,7 +1,7 @@
 """Where things are: the repository, the data cache, run folders and committed records.
 
-Nothing here creates a folder. Two environment variables move the large ones: ``BOOK_DATA`` (downloads) and
-``BOOK_RUNS`` (outputs of runs).
+Nothing here creates a folder. Environment variables move the large ones: ``BOOK_DATA`` (downloads),
+``BOOK_CACHE`` (what the book computed and can compute again) and ``BOOK_RUNS`` (outputs of runs).
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ def repo_root() -> Path | None:
 def data_root() -> Path:
     """Cache for downloaded data: ``$BOOK_DATA``, else the user's cache folder (``pooch.os_cache``)."""
     if given := os.environ.get("BOOK_DATA"):
+        return Path(given).expanduser().resolve()
+    import pooch
+
+    return Path(pooch.os_cache(_CACHE_NAME))
+
+
+def cache_root() -> Path:
+    """What can be computed again: ``$BOOK_CACHE``, else the user's cache folder. Delete it at will."""
+    if given := os.environ.get("BOOK_CACHE"):
         return Path(given).expanduser().resolve()
     import pooch
 

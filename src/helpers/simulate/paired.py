@@ -9,17 +9,19 @@ The chain of one run, in Schaefer-100:
 3. BOLD: :math:`x` through the haemodynamic response, one frame every TR, plus a global signal, drift and
    white noise. (The two connectivity states of :mod:`helpers.simulate.bold` are left out.)
 4. EEG sources: 1/f background and alpha bursts, whose amplitude in region :math:`r` of network :math:`k` is
-   :math:`a_s\,e^{\gamma_e u_{s,k}}\,w_r\,(1 + \rho w_r c)\,e^{-\kappa_r x_r(t)}`: alpha falls where BOLD is
-   about to rise. Bursts spread over the person's own connectome with a lag from back to front, so that they
-   survive orthogonalisation.
+   :math:`a_s\,e^{\gamma_e u_{s,k}}\,w_r^{focus}\,(1 + (\rho - 1) w_r c)\,e^{-\kappa_r x_r(t)}`, with
+   :math:`w` 1 at the back and 0.15 at the front: alpha falls where BOLD is about to rise. Bursts spread over
+   the person's own connectome with a lag from back to front, so that they survive orthogonalisation.
 5. 64 electrodes through MNE's sphere (:mod:`helpers.simulate.eeg`), sensor noise, and back to the regions by
    minimum norm.
 
 The shared factor :math:`u_s \sim N(0, I_7)` moves the coupling within a network and its alpha amplitude
-together. It is what EEG can know about a person's connectome; with ``gamma_f=0`` or ``gamma_e=0`` nearly
-nothing is shared and a loss that matches fMRI to EEG has little to learn. Patients have weaker coupling
-within Default (fMRI) and weaker, slower alpha (EEG): two consequences with separate noise, so that the
-modalities help each other.
+together. It is what EEG can know about a person's connectome; with ``gamma_f=0`` or ``gamma_e=0`` little is
+shared and a loss that matches fMRI to EEG has little to learn.
+
+Patients differ in three ways, so the modalities are only partly redundant: weaker coupling within Default
+(fMRI alone), weaker and slower alpha (EEG alone), and a lower mean of :math:`u` in Default (both, with the
+same noise; ``shared_group_effect=0`` takes it away).
 
 A person depends on (seed, index) and the settings alone, bit for bit. A cohort is kept on disk under
 :func:`helpers.paths.cache_root`, under a name made of the settings and the code that made it.
@@ -27,6 +29,7 @@ A person depends on (seed, index) and the settings alone, bit for bit. A cohort 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -66,11 +69,12 @@ class Settings:
     eeg_seconds: float = 20.0  # EEG is kept from the start of each run
     sfreq: float = 250.0  # Hz
     n_sites: int = 4
-    group_effect: float = 0.10  # patients: weaker coupling within Default
-    eeg_power_effect: float = 0.25  # patients: log amplitude of alpha is lower by this
-    eeg_peak_effect: float = 0.30  # patients: alpha is slower by this, Hz
+    group_effect: float = 0.09  # patients: weaker coupling within Default
+    eeg_power_effect: float = 0.20  # patients: log amplitude of alpha is lower by this
+    eeg_peak_effect: float = 0.35  # patients: alpha is slower by this, Hz
     eyes_effect: float = 0.06  # eyes closed: coupling within Vis
-    reactivity: float = 2.2  # eyes closed: alpha amplitude at the back over that with eyes open
+    reactivity: float = 2.8  # eyes closed: alpha amplitude at the back over that with eyes open
+    shared_group_effect: float = 0.5  # patients: mean of the shared factor of Default is lower by this
     gamma_f: float = 1.0  # shared factor in fMRI
     gamma_e: float = 0.3  # shared factor in EEG
     coupling: float = 0.6  # kappa, slow activity on log alpha amplitude
@@ -81,7 +85,8 @@ class Settings:
     own_sd: float = 0.3
     snr: float = 1.2  # BOLD: sd of the signal / sd of the white noise
     global_sd: float = 0.25  # BOLD: sd of the global signal / sd of the signal
-    amplitude: float = 0.6  # alpha / background, eyes open, at the back
+    amplitude: float = 1.0  # alpha / background, eyes open, at the back
+    focus: float = 0.5  # 1: alpha falls steeply from the back to the front, 0: it is the same everywhere
     amplitude_sd: float = 0.35  # of its logarithm, between people
     peak_sd: float = 0.7  # Hz, between people
     sensor_noise: float = 0.5
@@ -246,10 +251,11 @@ def _subject(index: int, seed: int, s: Settings) -> PairedSubject:
     z = rng.standard_normal(len(p.directions))
     own = rng.standard_normal((R, R))
     shared = rng.standard_normal(len(t.blocks))
+    shared[p.atlas.network_names.index("Default")] -= s.shared_group_effect * patient
     peak = 10.0 + s.peak_sd * rng.standard_normal() - s.eeg_peak_effect * patient
     strength = s.amplitude * np.exp(s.amplitude_sd * rng.standard_normal() - s.eeg_power_effect * patient)
     of_network = np.array(p.atlas.network_names)[:, None] == p.atlas.networks  # (7, R)
-    amplitude = strength * np.exp(s.gamma_e * shared @ of_network)
+    amplitude = strength * np.exp(s.gamma_e * shared @ of_network) * t.alpha ** (s.focus - 1)
     M = (
         p.log_mean
         + s.group_effect * patient * p.group
@@ -280,6 +286,39 @@ def _subject(index: int, seed: int, s: Settings) -> PairedSubject:
         "group": ("control", "patient")[patient],
     }
     return PairedSubject(*(np.stack(part) for part in zip(*runs, strict=True)), shared, peak, row, fwd.info)
+
+
+def contaminate(
+    raw: mne.io.BaseRaw,
+    *,
+    seed: int = 0,
+    noisy: str = "T8",
+    blinks: int = 4,
+    muscle: int = 1,
+    line: float = 50.0,
+) -> mne.io.BaseRaw:
+    """A copy with what simulated EEG lacks, in plausible sizes, to practise cleaning on.
+
+    One channel of bad contact (``noisy``, 60 uV of white noise); ``blinks`` of 250 uV over the forehead;
+    ``muscle`` bursts (20-90 Hz, 60 uV, 2 s) on the left; mains hum at ``line`` Hz everywhere (5 uV).
+    """
+    raw = raw.copy().load_data(verbose="error")
+    if noisy not in raw.ch_names:
+        raise BookError(f"contaminate: no channel {noisy!r} in the recording")
+    rng = np.random.default_rng([seed, STREAM, 1])
+    x, sfreq, N = raw.get_data(), raw.info["sfreq"], raw.n_times
+    where = np.array([channel["loc"][:3] for channel in raw.info["chs"]])
+    front = np.exp((where[:, 1] - where[:, 1].max()) / 0.03)  # fades within centimetres
+    left = np.exp((where[:, 0].min() - where[:, 0]) / 0.03)
+    times = np.arange(N) / sfreq
+    for start in rng.uniform(0.5, times[-1] - 0.5, blinks):
+        x += 250e-6 * front[:, None] * np.exp(-(((times - start) / 0.1) ** 2))
+    for start in rng.uniform(0, times[-1] - 2, muscle):
+        burst = eeg.coloured_noise(rng, (len(x), N), exponent=0.0, sfreq=sfreq, lowest=20.0)
+        x += 60e-6 * left[:, None] * burst * ((times >= start) & (times < start + 2))
+    x += 5e-6 * np.sin(2 * np.pi * line * times)
+    x[raw.ch_names.index(noisy)] += 60e-6 * rng.standard_normal(N)
+    return mne.io.RawArray(x, raw.info, verbose="error").set_annotations(raw.annotations, verbose="error")
 
 
 def _options(settings: dict) -> Settings:
@@ -331,9 +370,13 @@ def cohort(n_subjects: int = 200, *, seed: int = 0, cache: bool = True, **settin
 def _build(folder: Path, n_subjects: int, seed: int, options: Settings) -> PairedCohort:
     """Simulate into a scratch folder, which then takes its name; in memory where nothing can be written."""
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    needed = 2.5 * n_subjects * len(RUNS) * 100 * (2 * options.eeg_seconds * options.sfreq)
     try:
         scratch.mkdir(parents=True)
+        if shutil.disk_usage(scratch).free < needed:
+            raise OSError(errno.ENOSPC, f"less than {needed / 1e9:.1f} GB free")
     except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
         print(f"not kept on disk, {folder.parent} cannot be written to ({error.strerror}): set BOOK_CACHE")
         return _simulate(n_subjects, seed, options, None)
     try:

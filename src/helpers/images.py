@@ -1,4 +1,4 @@
-"""How close an image is to the true one: PSNR, SSIM and mean absolute error, with range and region said.
+"""How close an image is to the true one, by contrast and by subject: scores, baselines, tests, pictures.
 
 Images are tensors (..., H, W); the leading axes are kept, so a batch of contrasts (B, M, H, W) gives (B, M).
 ``data_range`` is the distance between the smallest and the largest possible value. ``mask`` (bool, broadcast
@@ -10,11 +10,20 @@ SSIM follows Wang et al. 2004: a Gaussian window of 1.5 pixels, K1 = 0.01, K2 = 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from scipy import ndimage, stats
 from torch import Tensor
 
+from helpers import plot
 from helpers.errors import BookError
+from helpers.evaluate import Estimate
 
 SIGMA, RADIUS, K1, K2 = 1.5, 5, 0.01, 0.03
 
@@ -99,3 +108,178 @@ def spectrum(x: Tensor, n_bins: int | None = None) -> Tensor:
     inside = F.one_hot(ring.clamp(max=n_bins), n_bins + 1)[..., :n_bins].to(x.dtype)  # corners are left out
     inside = inside / inside.sum((0, 1))
     return torch.einsum("...hw,hwn->...n", power, inside)
+
+
+# ------------------------------------------------------------------------------- sets with missing contrasts
+
+
+def check(x: Tensor, missing: Tensor, *, divisor: int = 16) -> None:
+    """BookError unless x (B, M, H, W), in [-1, 1] where known, goes with a mask (B, M), True = missing."""
+    if x.ndim != 4:
+        raise BookError(f"images {tuple(x.shape)}: expected (B, M, H, W)")
+    B, M, H, W = x.shape
+    if missing.dtype != torch.bool or missing.shape != (B, M):
+        raise BookError(f"mask {tuple(missing.shape)} of {missing.dtype}: expected bool ({B}, {M})")
+    if missing.all(1).any() or not missing.any(1).all():
+        raise BookError("a mask is all zeros or all ones: a contrast must be missing, and one must be there")
+    if H % divisor or W % divisor:
+        raise BookError(f"images of {H} x {W} pixels: both sides must be divisible by {divisor}")
+    if not (x[~missing].abs() <= 1 + 1e-5).all():  # what stands in a missing channel is never looked at
+        raise BookError("the available contrasts must lie in [-1, 1]: scale them with normalise('unit')")
+
+
+def code(missing: Tensor | Sequence[bool]) -> str:
+    """A mask (M,) as text: 1 = missing, as in "0100"."""
+    return "".join("1" if m else "0" for m in missing)
+
+
+def score(
+    guess: Tensor, truth: Tensor, missing: Tensor, mask: Tensor, ids: Iterable[str], contrasts: Sequence[str]
+) -> pd.DataFrame:
+    """Scores of the missing contrasts, one row a slice and contrast; images in [-1, 1].
+
+    guess, truth (N, M, H, W); missing (M,) bool, the same for all; mask (N, 1, H, W) bool, the brain. PSNR
+    and SSIM are taken on images brought to [0, 1], MAE on 0..255; ``_whole`` includes the background.
+    """
+    index = missing.nonzero()[:, 0]
+    a, b = ((x[:, index].clamp(-1, 1) + 1) / 2 for x in (guess, truth))
+    options = {"data_range": 1.0}
+    found = {
+        "psnr": psnr(a, b, mask=mask, **options),
+        "ssim": ssim(a, b, mask=mask, **options),
+        "mae": 255 * mae(a, b, mask=mask),
+        "psnr_whole": psnr(a, b, **options),
+        "ssim_whole": ssim(a, b, **options),
+    }
+    frame = pd.DataFrame({name: value.flatten().tolist() for name, value in found.items()})
+    frame["subject"] = np.repeat(np.asarray(list(ids)), len(index))
+    frame["contrast"] = np.tile(np.asarray(contrasts)[index.tolist()], len(a))
+    return frame.assign(mask=code(missing), n_missing=len(index))
+
+
+def mean(values: Any, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
+    """Mean of one number a subject with its 95 % bootstrap interval over subjects; NaN is left out."""
+    return _bootstrap(values, np.mean, n_boot, seed)
+
+
+def _bootstrap(values: Any, statistic: Any, n_boot: int, seed: int) -> Estimate:
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        raise BookError("no subject has a finite value here")
+    draws = np.random.default_rng(seed).integers(0, len(values), (n_boot, len(values)))
+    lo, hi = np.quantile(statistic(values[draws], axis=1), [0.025, 0.975])
+    return Estimate(float(statistic(values)), float(lo), float(hi))
+
+
+def compare(table: pd.DataFrame, method: str, *, seed: int = 0) -> pd.DataFrame:
+    """``method`` against every other column of ``table``, one row a subject, by Wilcoxon's signed ranks.
+
+    Columns: median difference with its bootstrap interval; the matched-pairs rank correlation, (sum of
+    positive ranks - sum of negative ranks) / all ranks, 1 when the method is better for everybody; the
+    two-sided p; and p after Holm's correction for the number of rows.
+    """
+    if method not in table or table.shape[1] < 2:
+        raise BookError(f"compare: {method!r} needs a column, and a rival: there are {list(table)}")
+    rows = {}
+    for rival in table.columns.drop(method):
+        d = (table[method] - table[rival]).dropna().to_numpy()
+        ranks = stats.rankdata(np.abs(d)) * (d != 0)
+        p = float(stats.wilcoxon(d).pvalue) if d.any() else 1.0
+        effect = (ranks * np.sign(d)).sum() / max(ranks.sum(), 1e-12)
+        rows[rival] = {"median difference": _bootstrap(d, np.median, 2000, seed), "effect": effect, "p": p}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    return frame.assign(**{"p (Holm)": holm(frame["p"].to_numpy(float))})
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction: the smallest p times n, the next times n - 1, ..., never falling."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty_like(p)
+    out[order] = np.minimum(raised, 1.0)
+    return out
+
+
+# -------------------------------------------------------------------------------------- pixel-wise baselines
+
+
+def pixel_features(x: Tensor, available: Tensor) -> np.ndarray:
+    """Each available contrast as it is, and blurred by one and two pixels: (N, M, H, W) -> (N, H, W, 3 k)."""
+    x = x[:, available].cpu().numpy()
+    blurred = [x, *(ndimage.gaussian_filter(x, (0, 0, s, s)) for s in (1, 2))]
+    return np.moveaxis(np.concatenate(blurred, axis=1), 1, -1)
+
+
+class PixelModel:
+    """A scikit-learn regressor from the pixel's own neighbourhood, one for each mask and missing contrast.
+
+    Fitted when first needed, on ``n_pixels`` brain pixels of the training slices x (N, M, H, W); called with
+    slices and a mask (M,). Pixels where no contrast shows brain get the background, -1.
+    """
+
+    def __init__(
+        self, regressor: Any, x: Tensor, mask: Tensor, *, n_pixels: int = 20_000, seed: int = 0
+    ) -> None:
+        self.regressor, self.x, self.fitted = regressor, x, {}
+        inside = np.flatnonzero(mask.flatten().numpy())
+        rng = np.random.default_rng(seed)
+        self.rows = rng.choice(inside, min(n_pixels, len(inside)), replace=False)
+
+    def _fit(self, missing: Tensor) -> list:
+        from sklearn.base import clone
+
+        features = pixel_features(self.x, ~missing)
+        features = features.reshape(-1, features.shape[-1])[self.rows]
+        targets = (self.x[:, m].flatten().numpy()[self.rows] for m in missing.nonzero()[:, 0])
+        return [clone(self.regressor).fit(features, y) for y in targets]
+
+    def __call__(self, x: Tensor, missing: Tensor) -> Tensor:
+        if code(missing) not in self.fitted:
+            self.fitted[code(missing)] = self._fit(missing)
+        models = self.fitted[code(missing)]
+        inside = (x[:, ~missing] > -1).any(1).numpy()
+        features = pixel_features(x, ~missing)[inside]
+        out = x.clone()
+        for m, model in zip(missing.nonzero()[:, 0].tolist(), models, strict=True):
+            image = np.full(inside.shape, -1.0, dtype=np.float32)
+            image[inside] = np.clip(model.predict(features), -1, 1)
+            out[:, m] = torch.from_numpy(image)
+        return out
+
+
+# -------------------------------------------------------------------------------------------------- pictures
+
+
+def grid(
+    rows: Sequence[Sequence[Any]],
+    *,
+    columns: Sequence[str] = (),
+    names: Sequence[str] = (),
+    title: str = "",
+    vmin: float = -1.0,
+    vmax: float = 1.0,
+    outline: Sequence[Any] | None = None,
+    cmap: str = "gray",
+) -> Figure:
+    """Slices in rows and columns, with column titles, row names, and an outline a row (a mask, or None)."""
+    shape = np.asarray(rows[0][0]).shape
+    n, k = len(rows), len(rows[0])
+    height = plot.WIDTH / (k + 0.4 * bool(names)) * shape[0] / shape[1] * n + 0.25 * bool(columns)
+    figure, axes = plot.plt.subplots(n, k, figsize=(plot.WIDTH, height + 0.35 * bool(title)), squeeze=False)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            ax = axes[i, j]
+            ax.imshow(np.asarray(image), cmap=cmap, vmin=vmin, vmax=vmax)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if columns and i == 0:
+                ax.set_title(columns[j], fontsize=9.5, loc="center")
+            if outline is not None and outline[i] is not None and np.asarray(outline[i]).any():
+                ax.contour(np.asarray(outline[i]), [0.5], colors=plot.OKABE_ITO["orange"], linewidths=1)
+        if names:
+            axes[i, 0].set_ylabel(names[i], fontsize=9.5)
+    if title:
+        figure.suptitle(title)
+    return figure

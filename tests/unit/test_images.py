@@ -84,3 +84,85 @@ def test_bad_input_is_one_clear_line(call, said):
     with pytest.raises(BookError, match=said) as error:
         call(torch.rand(3, 9, 8))
     assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------- missing contrasts, baselines, tests
+
+
+def complete(N=3, M=4, size=16):
+    return torch.rand(N, M, size, size) * 2 - 1, torch.rand(N, 1, size, size) < 0.7
+
+
+def test_scores_look_at_missing_contrasts_only():
+    x, mask = complete()
+    missing = torch.tensor([False, True, False, True])
+    guess = x.clone()
+    guess[:, [1, 3]] += 0.1 * torch.randn(3, 2, 16, 16)
+    frame = images.score(guess, x, missing, mask, ["a", "a", "b"], ("P", "Q", "R", "S"))
+    assert len(frame) == 6 and set(frame["contrast"]) == {"Q", "S"} and set(frame["mask"]) == {"0101"}
+    spoiled = guess.clone()
+    spoiled[:, [0, 2]] = 7.0
+    again = images.score(spoiled, x, missing, mask, ["a", "a", "b"], ("P", "Q", "R", "S"))
+    assert frame.equals(again)
+
+
+def test_holm_is_the_textbook_example():
+    np.testing.assert_allclose(images.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert images.holm([0.9, 0.8]).max() <= 1
+
+
+def test_compare_gives_sign_and_size():
+    import pandas as pd
+
+    base = np.random.default_rng(0).normal(size=20)
+    table = pd.DataFrame({"ours": base + 1, "same": base + 1, "worse": base, "better": base + 2})
+    found = images.compare(table, "ours")
+    assert found.loc["worse", "effect"] == 1 and found.loc["better", "effect"] == -1
+    assert found.loc["same", "p"] == 1 and found.loc["worse", "median difference"].value == pytest.approx(1)
+    assert (found["p (Holm)"] >= found["p"]).all()
+
+
+def test_a_pixel_model_finds_a_pixelwise_rule():
+    from sklearn.linear_model import LinearRegression
+
+    x, _ = complete(N=6, M=3)
+    x[:, 2] = 0.3 * x[:, 0] - 0.5 * x[:, 1]
+    missing = torch.tensor([False, False, True])
+    model = images.PixelModel(LinearRegression(), x[:4], torch.ones(4, 1, 16, 16, dtype=torch.bool))
+    torch.testing.assert_close(model(x[4:], missing), x[4:], atol=1e-5, rtol=0)
+    hidden = x[4:].clone()
+    hidden[:, 2] = torch.nan
+    assert torch.equal(model(hidden, missing), model(x[4:], missing)), "it looked at the missing contrast"
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda x, v: (x[:, :3], v), "expected bool"),
+    (lambda x, v: (x, v.float()), "expected bool"),
+    (lambda x, v: (x, v[:2]), "expected bool"),
+    (lambda x, v: (x, v & False), "all zeros or all ones"),
+    (lambda x, v: (x, v | True), "all zeros or all ones"),
+    (lambda x, v: (x[..., :15], v), "divisible by 16"),
+    (lambda x, v: (x * 3, v), r"\[-1, 1\]"),
+    (lambda x, v: (x[0], v), "expected \\(B, M, H, W\\)"),
+])  # fmt: skip
+def test_wrong_sets_are_refused_in_one_line(change, said):
+    x, _ = complete()
+    missing = torch.tensor([[True, False, False, True]]).repeat(3, 1)
+    images.check(x, missing)
+    with pytest.raises(BookError, match=said) as error:
+        images.check(*change(x, missing))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_may_be_anything():
+    x, _ = complete()
+    missing = torch.tensor([[True, False, False, False]]).repeat(3, 1)
+    x[:, 0] = torch.nan
+    images.check(x, missing)
+
+
+def test_grid_draws_every_slice():
+    x, _ = complete()
+    outline = [x[0, 0] > 0, None, None]
+    figure = images.grid(x, columns=list("PQRS"), names=list("abc"), title="t", outline=outline)
+    assert len(figure.axes) == 12 and figure.axes[0].get_title(loc="center") == "P"

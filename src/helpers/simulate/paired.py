@@ -56,6 +56,7 @@ STREAM = 60_493  # keeps these random numbers apart from those of simulate.bold 
 STEP = 0.5  # seconds between values of the slow activity
 LEAD = 32.0  # seconds of slow activity before the first frame: the length of the haemodynamic response
 WAVE = 1.2  # radians that alpha lags at the front of the head behind the back
+MOMENT = 1.0e-8  # A m, root-mean-square background of one region; half of a single EEG's, for alpha is strong
 NANO = 1e9  # A m -> nA m
 KEEP = 3  # simulated cohorts kept on disk
 
@@ -70,14 +71,14 @@ class Settings:
     sfreq: float = 250.0  # Hz
     n_sites: int = 4
     group_effect: float = 0.09  # patients: weaker coupling within Default
-    eeg_power_effect: float = 0.20  # patients: log amplitude of alpha is lower by this
+    eeg_power_effect: float = 0.24  # patients: log amplitude of alpha is lower by this
     eeg_peak_effect: float = 0.35  # patients: alpha is slower by this, Hz
     eyes_effect: float = 0.06  # eyes closed: coupling within Vis
-    reactivity: float = 2.8  # eyes closed: alpha amplitude at the back over that with eyes open
+    reactivity: float = 2.6  # eyes closed: alpha amplitude at the back over that with eyes open
     shared_group_effect: float = 0.5  # patients: mean of the shared factor of Default is lower by this
     gamma_f: float = 1.0  # shared factor in fMRI
     gamma_e: float = 0.3  # shared factor in EEG
-    coupling: float = 0.6  # kappa, slow activity on log alpha amplitude
+    coupling: float = 0.35  # kappa, slow activity on log alpha amplitude
     sex_effect: float = 0.07
     age_effect: float = 0.035  # per ten years
     site_effect: float = 0.125
@@ -85,7 +86,7 @@ class Settings:
     own_sd: float = 0.3
     snr: float = 1.2  # BOLD: sd of the signal / sd of the white noise
     global_sd: float = 0.25  # BOLD: sd of the global signal / sd of the signal
-    amplitude: float = 1.0  # alpha / background, eyes open, at the back
+    amplitude: float = 0.7  # alpha / background, eyes open, at the back
     focus: float = 0.5  # 1: alpha falls steeply from the back to the front, 0: it is the same everywhere
     amplitude_sd: float = 0.35  # of its logarithm, between people
     peak_sd: float = 0.7  # Hz, between people
@@ -275,7 +276,7 @@ def _subject(index: int, seed: int, s: Settings) -> PairedSubject:
         slow = _slow(rng, root, s)
         frames = _frames(rng, slow, s)
         sources = _sources(fast, slow, root, amplitude, peak, closed, s)
-        sensors = eeg.sense(sources, fwd, rng=fast, noise=s.sensor_noise)
+        sensors = eeg.sense(sources, fwd, rng=fast, noise=s.sensor_noise, moment=MOMENT)
         regions = (eeg.back_project(sensors, fwd) * NANO).astype(np.float16)
         runs.append((frames, regions, sensors, slow[:, int(LEAD / STEP) :], root @ root.T))
     row = {

@@ -108,7 +108,8 @@ def bad_channels(raw: mne.io.BaseRaw) -> pd.DataFrame:
     level = np.log(x.std(axis=1) + 1e-30)
     spread = 1.4826 * np.median(np.abs(level - np.median(level)))
     z = (level - np.median(level)) / max(spread, 0.05)
-    r = np.abs(np.nan_to_num(np.corrcoef(x)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a flat channel has no correlation
+        r = np.abs(np.nan_to_num(np.corrcoef(x)))
     np.fill_diagonal(r, 0)
     nearest = r.max(axis=1)
     table = pd.DataFrame({"z": z, "correlation": nearest}, index=pd.Index(raw.ch_names, name="channel"))
@@ -191,6 +192,7 @@ def preprocess(
     if len(x) < n / 2:
         raise BookError(f"{n - len(x)} of {n} pieces are bad: look at the recording first")
     joined = x.transpose(1, 0, 2).reshape(len(clean.ch_names), -1)
+    joined -= joined.mean(axis=0)  # interpolation in single pieces has shifted the average
     kept = mne.io.RawArray(joined, clean.info, verbose="error")
     steps.append(("rejection", f"{n - len(x)} of {n} pieces of {PIECE:g} s cut out", how))
     fwd = physics.forward(coords, sfreq=float(kept.info["sfreq"]), channels=tuple(kept.ch_names))

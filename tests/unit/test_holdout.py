@@ -1,0 +1,97 @@
+"""Three-part splits: nobody in two parts, the choice on validation people, the test seen once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import evaluate, holdout
+from helpers.errors import BookError
+
+
+@pytest.fixture
+def people():
+    return pd.DataFrame({"group": ["control", "patient"] * 30, "site": ["a", "a", "b", "b"] * 15})
+
+
+@pytest.fixture
+def splits(people):
+    return evaluate.splits(people, n_splits=5, n_repeats=2)
+
+
+def features(y, strength, seed=0):
+    return np.random.default_rng(seed).standard_normal((len(y), 6)) + strength * np.asarray(y)[:, None]
+
+
+def test_parts_are_disjoint_and_cover_everybody(splits):
+    for split in splits:
+        fit, held, test = holdout.parts(split, splits)
+        assert (len(fit), len(held), len(test)) == (36, 12, 12)
+        assert np.array_equal(np.sort(np.concatenate([fit, held, test])), np.arange(60))
+
+
+def test_parts_work_on_some_of_the_splits_through_all_of_them(splits):
+    fit, held, test = holdout.parts(holdout.first(splits, 2)[1], splits)
+    assert not set(held) & set(test) and not set(fit) & set(test)
+
+
+def test_two_folds_do_not_make_three_parts(people):
+    two = evaluate.splits(people, n_splits=2, n_repeats=1)
+    with pytest.raises(BookError, match="2 folds do not make three parts"):
+        holdout.parts(two[0], two)
+
+
+def test_test_labels_cannot_change_the_scores(splits):
+    y = np.arange(60) % 2
+    x = features(y, 0.5)
+    fit, held, test = holdout.parts(splits[0], splits)
+    changed = y.copy()
+    changed[test] = 1 - changed[test]
+    a, b = (holdout.probe(x, label, fit, held, test, "binary") for label in (y, changed))
+    np.testing.assert_array_equal(a, b)
+    moved = x.copy()
+    moved[test] += 100
+    c = holdout.probe(moved, y, fit, held, test, "binary")
+    assert not np.array_equal(a, c)
+
+
+def test_signal_is_found_and_noise_is_not(splits):
+    y = np.arange(60) % 2
+    strong = holdout.cross_validate([features(y, 2.0)] * 10, y, splits)
+    none = holdout.cross_validate([features(y, 0.0)] * 10, y, splits)
+    assert holdout.metric(strong).value > 0.9
+    estimate = holdout.metric(none)
+    assert estimate.lo < 0.5 < estimate.hi
+    assert "better than" in holdout.verdicts({"strong": strong, "none": none}, "strong")["none"]
+    assert "worse than" in holdout.verdicts({"strong": strong, "none": none}, "none")["strong"]
+
+
+def test_regression_and_its_chance(splits):
+    rng = np.random.default_rng(0)
+    age = rng.normal(40, 10, 60)
+    x = age[:, None] / 10 + rng.standard_normal((60, 4))
+    prediction = holdout.cross_validate([x] * 10, age, splits)
+    assert prediction.task == "regression" and holdout.metric(prediction).value > 0.6
+    null = holdout.chance(prediction, n=200)
+    assert null.lo < 0 < null.hi < holdout.metric(prediction).value
+
+
+def test_restricted_predictions_compare_with_those_of_the_same_splits(splits):
+    y = np.arange(60) % 2
+    whole = holdout.cross_validate([features(y, 1.0)] * 10, y, splits)
+    first = holdout.first(splits, 2)
+    part = holdout.restrict(whole, first)
+    assert len(part) == 24
+    other = evaluate.cross_validate(lambda s: np.zeros(len(s.test)), None, y, first)
+    assert holdout.difference(part, other).difference.value > 0
+
+
+def test_one_array_a_split(splits):
+    with pytest.raises(BookError, match="3 arrays of features for 10 splits"):
+        holdout.cross_validate([features(np.arange(60) % 2, 1)] * 3, np.arange(60) % 2, splits)
+
+
+def test_outside_says_nan_without_both_classes():
+    y = np.r_[np.arange(40) % 2, np.zeros(5, int)]
+    x = features(y, 2.0)
+    assert np.isnan(holdout.outside(x, y, np.arange(40), np.arange(40, 45)))
+    assert holdout.outside(x, y, np.arange(30), np.arange(30, 40)) > 0.8

@@ -2,7 +2,8 @@
 
     python scripts/mri_calibration.py [--subjects 60] [--size 128]
 
-1. Intensity of each label over white matter, and contrast-to-noise ratio against white matter, per contrast.
+1. Intensity over white matter in pure voxels of each tissue and in each label, and contrast-to-noise ratio
+   against white matter, per contrast.
 2. Sizes of the regions.
 3. Dice of a pixel classifier (logistic regression on intensities and two blurs of them) for each set of
    available contrasts, trained on some people and tested on others: what intensity alone can know.
@@ -21,7 +22,9 @@ from sklearn.linear_model import LogisticRegression
 
 from helpers.simulate import tumours
 
-LABELS = {"CSF": 0, "GM": 1, "WM": 2, "spot": 4, "oedema": 5, "enhancing": 6, "core": 7}
+PURE = {"CSF": 0, "GM": 1, "WM": 2, "spot": 4, "oedema": 5, "enhancing": 6, "core": 7}
+
+ROWS = (*PURE, "label 1", "label 2", "label 4")
 
 
 def intensities(n: int, size: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -29,7 +32,8 @@ def intensities(n: int, size: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     ratio, cnr = {}, {}
     for index in range(n):
         p = tumours.subject(index, contrasts=tumours.CONTRASTS, size=size)
-        pure = {k: p.fractions[i] > 0.9 for k, i in LABELS.items()}
+        pure = {k: p.fractions[i] > 0.9 for k, i in PURE.items()}
+        pure |= {f"label {v}": p.labels == v for v in (1, 2, 4)}
         for m, name in enumerate(tumours.CONTRASTS):
             x = p.images[m] / p.bias[m]
             white, sd = np.median(x[pure["WM"]]), tumours.Settings().noise
@@ -40,7 +44,7 @@ def intensities(n: int, size: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     def table(values: dict) -> pd.DataFrame:
         cells = {key: f"{np.mean(v):.2f} ± {np.std(v):.2f}" for key, v in values.items()}
-        return pd.DataFrame({c: {k: cells.get((k, c), "") for k in LABELS} for c in tumours.CONTRASTS})
+        return pd.DataFrame({c: {k: cells.get((k, c), "") for k in ROWS} for c in tumours.CONTRASTS})
 
     return table(ratio), table(cnr)
 

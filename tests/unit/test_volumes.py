@@ -121,6 +121,15 @@ def test_zscore_inside_the_brain_per_person(volumes):
     np.testing.assert_array_equal(alone.images, z.of(["p1"]).images)
 
 
+def test_robust_scaling_does_not_mind_an_outlier(volumes):
+    images = volumes.images.copy()
+    images[0, 0, 4, 4] = 1e4
+    r, clean = replace(volumes, images=images).normalise("robust"), volumes.normalise("robust")
+    assert r.images[0, 0, 4, 4] == 5 and np.median(np.abs(r.images - clean.images)) < 0.1
+    x = clean.images[:2, 1][clean.mask[:2]]
+    assert np.percentile(x, 75) - np.percentile(x, 25) == pytest.approx(1.349, rel=1e-3)
+
+
 def test_unit_scaling(volumes):
     u = volumes.normalise("unit")
     assert u.images.min() == -1 and u.images.max() == 1
@@ -199,7 +208,7 @@ def test_bad_data_are_refused(change, says):
         (lambda v: v.leave_out("p0", "p1", "p2"), "nobody is left"),
         (lambda v: v.without(np.zeros(4, bool)), "it takes bool of (3,)"),
         (lambda v: v.without(np.ones(3, bool)), "no contrast is available"),
-        (lambda v: v.normalise("minmax"), "not one of zscore, unit"),
+        (lambda v: v.normalise("minmax"), "not one of zscore, robust, unit"),
         (lambda v: v.normalise().normalise(), "scaled already"),
         (lambda v: v.check(low=-1, high=1), "leaves [-1, 1]"),
         (lambda v: v.check(divisor=16), "8 is not divisible by 16"),

@@ -22,7 +22,8 @@ BRATS_LABELS = {0: "background", 1: "necrotic or solid core", 2: "oedema", 4: "e
 BRATS_REGIONS = {"ET": (4,), "TC": (1, 4), "WT": (1, 2, 4)}
 COLUMNS = ("participant_id", "slice")
 PERCENTILE = 99.8  # unit scaling clips above this percentile of the brain
-SCALINGS = ("raw", "zscore", "unit")
+SCALINGS = ("raw", "zscore", "robust", "unit")
+CLIP = 5.0  # robust scaling clips beyond so many deviations
 
 
 def _few(items: Sequence, n: int = 3) -> str:
@@ -39,7 +40,7 @@ class Volumes:
     - ``participants``: one row a row of images: participant_id, slice, ...
     - ``contrasts``: the M names; ``spacing``: mm a pixel along each axis of space
     - ``label_names``: what a label means; ``regions``: name -> labels that belong to it, in order
-    - ``scaling``: ``raw``, ``zscore`` or ``unit``, see :meth:`normalise`
+    - ``scaling``: ``raw``, ``zscore``, ``robust`` or ``unit``, see :meth:`normalise`
     - ``extras``: further arrays (S, ...), carried along by :meth:`select`
 
     Build one with :meth:`validate`, which checks everything.
@@ -104,7 +105,10 @@ class Volumes:
 
     def targets(self) -> np.ndarray:
         """The regions as masks that may overlap, (S, K, ...) bool, in the order of ``regions``."""
-        return np.stack([np.isin(self.labels, values) for values in self.regions.values()], axis=1)
+        out = np.empty((len(self), len(self.regions), *self.space), dtype=bool)
+        for k, values in enumerate(self.regions.values()):
+            out[:, k] = np.isin(self.labels, values)
+        return out
 
     def summary(self) -> pd.DataFrame:
         """One row a region: rows that have it, and its median size there in cm2 (slices) or cm3 (volumes)."""
@@ -203,9 +207,11 @@ class Volumes:
     def normalise(self, kind: str = "zscore") -> Volumes:
         """Scale the brain of each participant and contrast, over all rows of that participant.
 
-        ``zscore``: mean 0, standard deviation 1, background 0. ``unit``: 0 to the 99.8th percentile becomes
-        -1 to 1, clipped; background -1. Only a participant's own images are used, so nothing leaks from
-        others.
+        - ``zscore``: mean 0, standard deviation 1; background 0
+        - ``robust``: median 0, interquartile range that of a standard normal, clipped at 5; background 0
+        - ``unit``: 0 to the 99.8th percentile becomes -1 to 1, clipped; background -1
+
+        Only a participant's own images are used, so nothing leaks from others.
         """
         if kind not in SCALINGS[1:]:
             raise BookError(f"normalise: {kind!r} is not one of {', '.join(SCALINGS[1:])}")
@@ -224,6 +230,11 @@ class Volumes:
                 if kind == "zscore":
                     values = x[brain].astype(np.float64)
                     y = np.where(brain, (x - values.mean()) / values.std(), 0.0)
+                elif kind == "robust":
+                    low, middle, high = np.percentile(x[brain].astype(np.float64), [25, 50, 75])
+                    if not high > low:
+                        raise BookError(f"{person} {name}: half of the brain is {middle:g}; leave it out")
+                    y = np.where(brain, np.clip(1.349 * (x - middle) / (high - low), -CLIP, CLIP), 0.0)
                 else:
                     low = min(0.0, float(np.percentile(x[brain], 100 - PERCENTILE)))
                     high = float(np.percentile(x[brain], PERCENTILE))

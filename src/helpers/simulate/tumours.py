@@ -46,16 +46,16 @@ FOUR = CONTRASTS[:4]
 
 # T1 and T2 in ms at 1.5 T, proton density relative to CSF; typical values. Grey and white matter lie between
 # BrainWeb's (helpers.simulate.mri) and those of Stanisz et al. 2005 (doi:10.1002/mrm.20605). CSF differs from
-# BrainWeb on purpose: with its T1 of 2.6 s FLAIR would have to invert at 1.7 s, and oedema, which is bright on
-# every real FLAIR, would be nulled together with the CSF.
+# BrainWeb on purpose: with its T1 of 2.6 s, FLAIR would have to invert at 1.7 s, and oedema, which is bright
+# on every real FLAIR, would be nulled together with the CSF.
 TISSUES: dict[str, Tissue] = {
     "CSF": Tissue(t1=4000.0, t2=1800.0, pd=1.00),
     "GM": Tissue(t1=950.0, t2=88.0, pd=0.80),
     "WM": Tissue(t1=640.0, t2=78.0, pd=0.73),
     "vessel": Tissue(t1=1400.0, t2=45.0, pd=0.80),  # a short T2 stands for the flow void of spin echo
     "spot": Tissue(t1=1000.0, t2=118.0, pd=0.84),  # white-matter hyperintensity: bright, but no tumour
-    "oedema": Tissue(t1=1250.0, t2=125.0, pd=0.87),
-    "enhancing": Tissue(t1=1150.0, t2=118.0, pd=0.88),
+    "oedema": Tissue(t1=1250.0, t2=132.0, pd=0.87),
+    "enhancing": Tissue(t1=1150.0, t2=122.0, pd=0.88),
     "core": Tissue(t1=1400.0, t2=150.0, pd=0.89),  # solid; moves towards FLUID with ``Tumour.fluid``
 }
 FLUID = Tissue(t1=2600.0, t2=420.0, pd=0.97)  # liquid necrosis; typical
@@ -292,12 +292,12 @@ def _draw_tumour(rng: np.random.Generator) -> Tumour:
     lengths = np.exp(rng.normal(0, 0.18, 3))
     return Tumour(
         centre=places[rng.integers(len(places))] + rng.uniform(-1.5, 1.5, 3),
-        radius=float(rng.uniform(10, 22)),
+        radius=float(rng.uniform(11, 25)),
         axes=_rotation(rng.uniform(0, np.pi, 3)) * (np.prod(lengths) ** (1 / 3) / lengths)[:, None],
         reach=float(rng.uniform(1.3, 2.3)),
-        shell=float(rng.uniform(0.15, 0.5)),
+        shell=float(rng.uniform(0.2, 0.6)),
         enhancing=enhancing,
-        gadolinium=float(rng.uniform(0.09, 0.36)),
+        gadolinium=float(rng.uniform(0.15, 0.45)),
         fluid=float(rng.uniform(0.3, 1.0) if enhancing else rng.uniform(0.0, 0.35)),
         push=float(rng.uniform(0.15, 0.6)),
     )
@@ -324,7 +324,7 @@ def _grow(
     kept = np.unique(pieces[core > 0.5])
     oedema = oedema * np.isin(pieces, kept[kept > 0])  # no islands
     inner = 1 - tumour.shell * np.clip(1 + 0.8 * ragged, 0.1, 2.2)
-    shell = _sigmoid((r_core - inner) / 0.07) * _sigmoid((leak + 1.0) / 0.15)  # with gaps
+    shell = _sigmoid((r_core - inner) / 0.07) * _sigmoid((leak + 1.2) / 0.15)  # with gaps
     enhancing = core * shell if tumour.enhancing else np.zeros_like(core)
     return oedema, enhancing, core - enhancing
 

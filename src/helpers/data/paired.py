@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -58,7 +58,6 @@ class PairedCohort:
     provenance: Provenance
     fmri_runs: tuple[str, ...] = RUNS
     eeg_runs: tuple[str, ...] = RUNS
-    repairs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __post_init__(self) -> None:
         S = len(self.bold)
@@ -142,10 +141,6 @@ class PairedCohort:
             raise BookError("select: the index names a subject twice; subjects must be distinct")
         index = index if isinstance(index, slice) else rows
         participants = self.participants.iloc[rows].reset_index(drop=True)
-        repairs = self.repairs
-        if len(repairs):
-            repairs = repairs[repairs["participant_id"].isin(participants["participant_id"])]
-            repairs = repairs.reset_index(drop=True)
         return replace(
             self,
             bold=self.bold[index],
@@ -154,7 +149,6 @@ class PairedCohort:
             n_samples=self.n_samples[rows],
             tr=self.tr[rows],
             participants=participants,
-            repairs=repairs,
         )
 
     def summary(self) -> pd.DataFrame:

@@ -202,6 +202,32 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return out
 
 
+def interval_scores(
+    error: Tensor, sd: Tensor, mask: Tensor, ids: Iterable[str], *, level: float = 1.645
+) -> pd.DataFrame:
+    """How well a predicted standard deviation tells the error, one row a subject.
+
+    error, sd (N, M, H, W); mask (N, 1, H, W) bool. ``coverage``: share of pixels whose error is below
+    ``level`` standard deviations, 0.90 if it is right; ``rank``: Spearman's correlation of sd and absolute
+    error over the pixels of an image, NaN for a constant sd; ``score``: mean of log sd + error^2 / (2 sd^2),
+    lower is better.
+    """
+    rows = []
+    for n, name in enumerate(ids):
+        for e, s in zip(error[n], sd[n], strict=True):
+            e, s = e[mask[n, 0]], s[mask[n, 0]].clamp(min=1e-3)
+            rank = stats.spearmanr(s, e.abs())[0] if s.std() > 1e-6 else np.nan
+            covered = (e.abs() < level * s).float().mean().item()
+            score = (s.log() + e.square() / (2 * s.square())).mean().item()
+            rows.append({"subject": name, "coverage": covered, "rank": rank, "score": score})
+    return pd.DataFrame(rows).groupby("subject", sort=False).mean()
+
+
+def texture(guess: Tensor, truth: Tensor) -> Tensor:
+    """Power of ``guess`` over power of ``truth`` by spatial frequency, (N, M, H, W) twice -> (n_bins,)."""
+    return (spectrum(guess).sum(0) / spectrum(truth).sum(0)).mean(0)
+
+
 # -------------------------------------------------------------------------------------- pixel-wise baselines
 
 
@@ -247,6 +273,27 @@ class PixelModel:
             image[inside] = np.clip(model.predict(features), -1, 1)
             out[:, m] = torch.from_numpy(image)
         return out
+
+
+def lesion_dice(
+    x: Tensor, labels: np.ndarray, mask: np.ndarray, learn: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Dice of the lesion, by slice, of boosted trees on pixel features, fitted on slices ``learn`` (N,) bool.
+
+    Slices without a lesion are NaN. The other slices are those that are scored.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from helpers import segmentation
+
+    features, truth = pixel_features(x, torch.ones(x.shape[1], dtype=torch.bool)), labels > 0
+    inside = np.flatnonzero(mask & learn[:, None, None])
+    rows = np.random.default_rng(seed).permutation(inside)[:30_000]
+    trees = HistGradientBoostingClassifier(max_iter=60, early_stopping=False)
+    trees.fit(features.reshape(-1, features.shape[-1])[rows], truth.flat[rows])
+    guess, at = np.zeros_like(truth[~learn]), mask[~learn]
+    guess[at] = trees.predict(features[~learn][at])
+    return segmentation.dice(guess[:, None], truth[~learn][:, None], empty="nan")[:, 0]
 
 
 # -------------------------------------------------------------------------------------------------- pictures

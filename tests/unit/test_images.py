@@ -166,3 +166,34 @@ def test_grid_draws_every_slice():
     outline = [x[0, 0] > 0, None, None]
     figure = images.grid(x, columns=list("PQRS"), names=list("abc"), title="t", outline=outline)
     assert len(figure.axes) == 12 and figure.axes[0].get_title(loc="center") == "P"
+
+
+def test_intervals_of_the_right_size_cover_what_they_promise():
+    sd = torch.rand(4, 2, 30, 30) + 0.5
+    error, mask = torch.randn_like(sd) * sd, torch.ones(4, 1, 30, 30, dtype=torch.bool)
+    right = images.interval_scores(error, sd, mask, "aabb")
+    small = images.interval_scores(error, sd / 4, mask, "aabb")
+    constant = images.interval_scores(error, torch.ones_like(sd), mask, "aabb")
+    assert list(right.index) == ["a", "b"] and (right["coverage"] - 0.9).abs().max() < 0.03
+    assert (small["coverage"] < 0.5).all() and np.allclose(small["rank"], right["rank"])
+    assert (right["rank"] > 0.1).all() and constant["rank"].isna().all()
+    assert (right["score"] < small["score"]).all() and (right["score"] < constant["score"]).all()
+
+
+def test_texture_of_the_truth_is_one():
+    x, _ = complete(size=32)
+    torch.testing.assert_close(images.texture(x, x), torch.ones(16))
+    assert (images.texture(images._blur(x.flatten(0, 1)[:, None])[:, 0].view_as(x), x)[-4:] < 0.1).all()
+
+
+def test_a_pixel_classifier_learns_from_the_learning_slices_only():
+    x, _ = complete(N=8, M=2)
+    labels = (x[:, 0] > 0.2).numpy().astype(np.uint8)
+    labels[-1] = 0
+    learn = np.arange(8) < 4
+    mask = np.ones(labels.shape, bool)
+    dice = images.lesion_dice(x, labels, mask, learn)
+    assert dice.shape == (4,) and (dice[:3] > 0.95).all() and np.isnan(dice[3])
+    spoiled = labels.copy()
+    spoiled[4:7] = 1 - spoiled[4:7]
+    assert (images.lesion_dice(x, spoiled, mask, learn)[:3] < 0.2).all()

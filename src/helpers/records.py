@@ -342,8 +342,8 @@ def _describe_data(source: Any) -> dict[str, Any]:
     if source is not provenance:
         if digest := getattr(source, "hash", None):
             entry["hash"] = str(digest() if callable(digest) else digest)
-        if hasattr(source, "__len__"):
-            entry["n_subjects"] = len(source)
+        if hasattr(source, "__len__"):  # where a row is not a person (slices), n_subjects says how many
+            entry["n_subjects"] = int(getattr(source, "n_subjects", len(source)))
         if regions := getattr(source, "n_regions", None):
             entry["n_regions"] = int(regions)
     return entry

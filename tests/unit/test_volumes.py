@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import evaluate
+from helpers import evaluate, records
 from helpers.data.cohort import Provenance
 from helpers.data.volumes import Volumes
 from helpers.errors import BookError
@@ -52,6 +52,11 @@ def test_regions_nest(volumes):
     np.testing.assert_array_equal(WT, volumes.labels > 0)
     again = np.where(ET, 4, np.where(TC, 1, np.where(WT, 2, 0)))  # the round trip of labels
     np.testing.assert_array_equal(again, volumes.labels)
+
+
+def test_a_record_counts_people_not_slices(volumes):
+    entry = records._describe_data(volumes)
+    assert entry["n_subjects"] == 3 and entry["hash"] == volumes.hash and entry["name"] == "test"
 
 
 def test_the_hash_sees_every_part(volumes):

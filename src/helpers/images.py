@@ -63,14 +63,19 @@ def psnr(a: Tensor, b: Tensor, *, data_range: float, mask: Tensor | None = None)
     return 10 * torch.log10(data_range**2 / mse)
 
 
+def _gaussian(n: int, like: Tensor) -> Tensor:
+    """The window as a matrix (n, n): row i holds the weights around pixel i, borders reflected."""
+    at = torch.arange(-RADIUS, RADIUS + 1)
+    weights = torch.exp(-(at.double() ** 2) / (2 * SIGMA**2))
+    place = (torch.arange(n)[:, None] + at).abs()
+    place = torch.where(place < n, place, 2 * (n - 1) - place)  # (n, 2 RADIUS + 1)
+    kernel = torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, place, weights.expand(n, -1))
+    return (kernel / weights.sum()).to(like)
+
+
 def _blur(x: Tensor) -> Tensor:
-    """Gaussian mean around each pixel, (N, 1, H, W), borders reflected."""
-    at = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-(at**2) / (2 * SIGMA**2))
-    kernel = kernel / kernel.sum()
-    x = F.pad(x, (RADIUS,) * 4, mode="reflect")
-    x = F.conv2d(x, kernel.view(1, 1, 1, -1))
-    return F.conv2d(x, kernel.view(1, 1, -1, 1))
+    """Gaussian mean around each pixel, (..., H, W): two matrix products."""
+    return _gaussian(x.shape[-2], x) @ x @ _gaussian(x.shape[-1], x).T
 
 
 def ssim_map(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
@@ -78,12 +83,11 @@ def ssim_map(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
     _weights(a, b, None, data_range)
     if min(a.shape[-2:]) <= RADIUS:
         raise BookError(f"SSIM needs images larger than {RADIUS} pixels, got {tuple(a.shape[-2:])}")
-    x, y = (i.reshape(-1, 1, *a.shape[-2:]) for i in (a, b))
-    mx, my, xx, yy, xy = _blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+    mx, my, xx, yy, xy = _blur(torch.stack([a, b, a * a, b * b, a * b]))
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     top = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
     bottom = (mx**2 + my**2 + c1) * (xx - mx**2 + yy - my**2 + c2)
-    return (top / bottom).reshape(a.shape)
+    return top / bottom
 
 
 def ssim(a: Tensor, b: Tensor, *, data_range: float, mask: Tensor | None = None) -> Tensor:

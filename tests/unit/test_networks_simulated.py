@@ -110,7 +110,7 @@ def test_given_truth_is_kept():
     [
         dict(modulation=0.8),
         dict(haemodynamics="gamma"),
-        dict(shared=0.5, mixing=0.3, negative=0.5),
+        dict(shared=0.5, mixing=0.3, negative=0.5, spread=0.4),
         dict(high_pass=0.0, noise=0.0),
         dict(tr=0.25, n_frames=400),
         dict(loops=3),
@@ -119,6 +119,17 @@ def test_given_truth_is_kept():
 def test_every_knob_gives_finite_series(settings):
     data = simulate.network(5, 3, **settings)
     assert np.isfinite(data.bold).all() and data.bold.std(axis=-1).min() > 0
+
+
+def test_two_groups_differ_in_two_edges_only():
+    data, group = simulate.two_groups(40, seed=2)
+    weights, edges = data.subject_truth, data.truth == 1
+    gap = weights[group == "control"].mean(0) - weights[group == "patient"].mean(0)
+    assert (gap[edges] > 0.12).sum() == 2
+    assert sorted(set(group)) == ["control", "patient"] and len(data) == len(group) == 40
+    for bad in (dict(changed=0), dict(effect=2.0), dict(n_subjects=1)):
+        with pytest.raises(BookError):
+            simulate.two_groups(**bad)
 
 
 def test_random_graphs():

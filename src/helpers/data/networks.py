@@ -105,6 +105,11 @@ class NetworkSet:
         return len(self.bold)
 
     @property
+    def family(self) -> str:
+        """``netsim``, ``feedback`` or ``simulated``: the first word of the name."""
+        return self.name.split()[0].lower()
+
+    @property
     def n_regions(self) -> int:
         return self.bold.shape[1]
 
@@ -315,7 +320,7 @@ def netsim(k: int, *, permute: int | None = 2011) -> NetworkSet:
         provenance=_provenance(f"NetSim {k}", NETSIM_URL, NETSIM_LICENCE, _SMITH, paths),
         notes=_NOTES.get(k, ""),
     )
-    return found if permute is None else found.permuted(permute)
+    return found if permute is None or permute is False else found.permuted(permute)
 
 
 def feedback(n: int, *, permute: int | None = 2019) -> NetworkSet:
@@ -337,7 +342,7 @@ def feedback(n: int, *, permute: int | None = 2019) -> NetworkSet:
         provenance=_provenance(f"feedback {n}", FEEDBACK_URL, FEEDBACK_LICENCE, _SANCHEZ, paths),
         notes="person 25 is empty upstream and left out" if n == 6 else "",
     )
-    return found if permute is None else found.permuted(permute)
+    return found if permute is None or permute is False else found.permuted(permute)
 
 
 # -- files ---------------------------------------------------------------------------------------------

@@ -61,6 +61,9 @@ class Settings:
     high_pass: float = 200.0  # longest period that is kept, seconds; 0 keeps all
     mixing: float = 0.0  # share of a foreign region's signal in each region: badly drawn regions
     negative: float = 0.0  # share of the connections that are negative
+    spread: float = (
+        0.0  # how much gain, noise and inputs differ between the regions of one person (sd of a log)
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -154,6 +157,49 @@ def network(
     truth = ring_graph(n_regions, loops, rng) if truth is None else _graph(truth)
     R = len(truth)
     weights = _weights(rng, np.broadcast_to(truth, (n_subjects, R, R)), options)
+    return _people(rng, truth, weights, n_frames, tr, seed, options)
+
+
+def two_groups(
+    n_subjects: int = 60,
+    n_regions: int = 10,
+    *,
+    changed: int = 2,
+    effect: float = 0.5,
+    n_frames: int = 200,
+    tr: float = 3.0,
+    seed: int = 0,
+    **settings,
+) -> tuple[NetworkSet, np.ndarray]:
+    """Controls and patients (every second person) whose networks differ in the strength of ``changed`` edges.
+
+    ``effect`` is the share of those edges' strength that patients lack. Returns the set and the groups (S,).
+    """
+    options = _settings(settings)
+    for name, value, low in (("n_regions", n_regions, 2), ("n_subjects", n_subjects, 2), ("seed", seed, 0)):
+        _whole(name, value, low)
+    rng = np.random.default_rng([seed, 6])
+    truth = ring_graph(n_regions)
+    edges = np.argwhere(truth)
+    if not 1 <= changed <= len(edges) or not 0 <= effect <= 1:
+        raise BookError(f"changed is {changed}, effect {effect}: expected 1 to {len(edges)}, and 0 to 1")
+    weights = _weights(rng, np.broadcast_to(truth, (n_subjects, *truth.shape)), options)
+    patient = np.arange(n_subjects) % 2 == 1
+    for i, j in edges[rng.permutation(len(edges))[:changed]]:
+        weights[patient, i, j] *= 1 - effect
+    data = _people(rng, truth, weights, n_frames, float(tr), seed, options)
+    return data, np.where(patient, "patient", "control")
+
+
+def _people(
+    rng: np.random.Generator,
+    truth: np.ndarray,
+    weights: np.ndarray,
+    n_frames: int,
+    tr: float,
+    seed: int,
+    options: Settings,
+) -> NetworkSet:
     knobs = {name: np.float32(value) for name, value in asdict(options).items() if name != "haemodynamics"}
     bold = _scan(rng, weights, n_frames, float(tr), knobs, options.haemodynamics)
     return NetworkSet.validate(
@@ -274,6 +320,7 @@ def _random_batch(rng: np.random.Generator, B: int, R: int) -> GraphBatch:
         mixing=sometimes(0.15, 0.3),
         high_pass=np.float32(rng.choice([0.0, 100.0, 200.0])),
         modulation=np.float32(0),
+        spread=uniform(0, 0.5),
     )
     weights = _stable(full * sign * np.maximum(weight + spread * draw, 0.05))
     haemodynamics = "balloon" if rng.random() < 0.85 else "gamma"
@@ -299,6 +346,10 @@ def _scan(
     """
     B, R, _ = weights.shape
     step = min(STEP, tr / 2)
+    knobs = dict(knobs)
+    for name in ("gain", "noise", "up", "down", "neural_noise"):
+        factor = np.exp(knobs["spread"] * rng.standard_normal((B, R), dtype=np.float32))
+        knobs[name] = knobs[name] * factor
     with threadpool_limits(1):
         fine = _run(
             rng, weights, BURN_IN + T * tr + 5.0, step, knobs, haemodynamics == "balloon"
@@ -322,6 +373,7 @@ def _measure(rng: np.random.Generator, bold: np.ndarray, tr: float, knobs: dict)
     def knob(name):
         return np.asarray(knobs[name], dtype=np.float32).reshape(-1, 1, 1)
 
+    noise = np.asarray(knobs["noise"], dtype=np.float32)[:, :R, None]
     sd = bold.std(axis=-1, keepdims=True).mean(axis=1, keepdims=True)  # one a network
     if np.any(knobs["mixing"]):
         other = (np.arange(R) + rng.integers(1, R, (B, R))) % R
@@ -329,7 +381,7 @@ def _measure(rng: np.random.Generator, bold: np.ndarray, tr: float, knobs: dict)
     if np.any(knobs["shared"]):
         common = rng.standard_normal((B, 1, T), dtype=np.float32)
         bold = bold + knob("shared") * sd * common
-    bold = bold + knob("noise") * sd * rng.standard_normal(bold.shape, dtype=np.float32)
+    bold = bold + noise * sd * rng.standard_normal(bold.shape, dtype=np.float32)
     bold = bold - bold.mean(axis=-1, keepdims=True)
     longest = float(knobs["high_pass"])
     waves = int(2 * T * tr / longest) if longest else 0

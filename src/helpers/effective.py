@@ -1,8 +1,8 @@
-r"""Classical effective connectivity: which region drives which, from region series, in numpy, all people at once.
+r"""Classical effective connectivity: which region drives which, from the series of regions, in numpy.
 
-Series are (S, R, T), or (R, T); every statistic is (S, R, R) with a zero diagonal, and a score S[i, j] speaks for
-i -> j. Directed scores are a strength P, the partial correlation, times a direction statistic R that is
-positive where i drives j::
+All people at once: series are (S, R, T), or (R, T); every statistic is (S, R, R) with a zero diagonal. A
+score S[i, j] speaks for i -> j. Directed scores are a strength P, the partial correlation, times a direction
+statistic R that is positive where i drives j::
 
     stats = effective.statistics(bold)               # one matrix a person and statistic
     subject = effective.scores(stats)                # {"softpwling": (S, R, R), ...}
@@ -23,7 +23,16 @@ from helpers import connectivity
 from helpers.data.networks import check_series
 from helpers.errors import BookError
 
-METHODS = ("correlation", "partialcorr", "patel", "pwling", "pwling_skew", "softpwling", "leftright", "granger")
+METHODS = (
+    "correlation",
+    "partialcorr",
+    "patel",
+    "pwling",
+    "pwling_skew",
+    "softpwling",
+    "leftright",
+    "granger",
+)
 TINY = 1e-12
 
 
@@ -154,7 +163,7 @@ def hard(strength: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 
 def scores(stats: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Directed scores (one of ``METHODS`` each) from the statistics of a person, or from their group means."""
+    """The directed scores named in ``METHODS``, from the statistics of a person or from their group means."""
     P = stats["partial"]
     return dict(
         correlation=stats["correlation"], partialcorr=P, patel=hard(stats["kappa"], -stats["tau"]),

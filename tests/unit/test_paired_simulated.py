@@ -126,6 +126,15 @@ def test_the_group_effects_follow_their_settings():
     assert (alpha_power(patients.eeg[1]) - alpha_power(same.eeg[1])).mean() < -0.5
 
 
+def test_without_the_links_the_eeg_knows_nothing_of_the_connectome():
+    apart = {**SHORT, "coherence": 0.0, "gamma_e": 0.0, "coupling": 0.0}
+    plain = paired.subject(3, **apart).eeg
+    np.testing.assert_array_equal(plain, paired.subject(3, **apart, gamma_f=3.0, own_sd=1.0).eeg)
+    for link in ({"coherence": 1.0}, {"coherence": 0.5}, {"coupling": 0.5}):
+        linked = [paired.subject(3, **{**apart, **link}, own_sd=sd).eeg for sd in (0.3, 1.0)]
+        assert not np.array_equal(*linked)
+
+
 def test_truth_has_unit_size_blocks():
     t = paired.truth()
     np.testing.assert_allclose(np.linalg.norm(t.blocks, axis=(1, 2)), 10.0)
@@ -219,6 +228,7 @@ def test_only_the_last_few_are_kept(cache):
         (lambda: paired.cohort(2, eeg_seconds=1e4), "eeg_seconds is 10000.0"),
         (lambda: paired.cohort(2, sfreq=50.0), "sfreq is 50.0"),
         (lambda: paired.cohort(2, n_frames=20.5), "whole number"),
+        (lambda: paired.cohort(2, coherence=1.5), "coherence is 1.5: expected 0 to 1"),
         (lambda: paired.cohort(2, gamma_f="1"), "gamma_f is '1'"),
         (lambda: paired.cohort(2, gamma_e=float("nan")), "gamma_e is nan"),
         (lambda: paired.subject(-1), "index is -1"),

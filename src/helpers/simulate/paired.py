@@ -15,9 +15,10 @@ The chain of one run, in Schaefer-100:
 5. 64 electrodes through MNE's sphere (:mod:`helpers.simulate.eeg`), sensor noise, and back to the regions by
    minimum norm.
 
-The shared factor :math:`u_s \sim N(0, I_7)` moves the coupling within a network and its alpha amplitude
-together. It is what EEG can know about a person's connectome; with ``gamma_f=0`` or ``gamma_e=0`` little is
-shared and a loss that matches fMRI to EEG has little to learn.
+EEG can know a person's connectome in two ways. The shared factor :math:`u_s \sim N(0, I_7)` moves the
+coupling within a network and its alpha amplitude together; and alpha spreads along the connectome itself
+(``coherence``), which is the stronger of the two links. Without them, ``gamma_e=0, coherence=0``, nearly
+nothing is shared (the rest goes through ``coupling``), and matching fMRI to EEG has nothing to learn.
 
 Patients differ in three ways, so the modalities are only partly redundant: weaker coupling within Default
 (fMRI alone), weaker and slower alpha (EEG alone), and a lower mean of :math:`u` in Default (both, with the
@@ -78,6 +79,7 @@ class Settings:
     shared_group_effect: float = 0.5  # patients: mean of the shared factor of Default is lower by this
     gamma_f: float = 1.0  # shared factor in fMRI
     gamma_e: float = 0.3  # shared factor in EEG
+    coherence: float = 1.0  # alpha spreads over the person's own connectome (1) or the group's (0)
     coupling: float = 0.35  # kappa, slow activity on log alpha amplitude
     sex_effect: float = 0.07
     age_effect: float = 0.035  # per ten years
@@ -104,6 +106,7 @@ class Settings:
             ("sfreq", 100.0, 1000.0),
             ("eeg_seconds", 4.0, self.n_frames * self.tr),
             ("n_sites", 1, bold.MAX_SITES),
+            ("coherence", 0.0, 1.0),
             ("snr", 1e-3, np.inf),
             *((name, 0.0, np.inf) for name in ("subject_sd", "own_sd", "global_sd", "sensor_noise")),
             *((name, 0.0, np.inf) for name in ("amplitude", "amplitude_sd", "peak_sd", "reactivity")),
@@ -270,12 +273,15 @@ def _subject(index: int, seed: int, s: Settings) -> PairedSubject:
     fwd = eeg.forward(p.atlas.coords, sfreq=float(s.sfreq))
     runs = []
     for closed in (0, 1):
-        root = bold._root(M + s.eyes_effect * closed * t.eyes)
+        log_covariance = M + s.eyes_effect * closed * t.eyes
+        root = spread = bold._root(log_covariance)
+        if s.coherence < 1:
+            spread = bold._root(p.log_mean + s.coherence * (log_covariance - p.log_mean))
         fast = np.random.default_rng([seed, STREAM, index, 2 * closed + 2])  # EEG settings leave BOLD alone
         rng = np.random.default_rng([seed, STREAM, index, 2 * closed + 1])
         slow = _slow(rng, root, s)
         frames = _frames(rng, slow, s)
-        sources = _sources(fast, slow, root, amplitude, peak, closed, s)
+        sources = _sources(fast, slow, spread, amplitude, peak, closed, s)
         sensors = eeg.sense(sources, fwd, rng=fast, noise=s.sensor_noise, moment=MOMENT)
         regions = (eeg.back_project(sensors, fwd) * NANO).astype(np.float16)
         runs.append((frames, regions, sensors, slow[:, int(LEAD / STEP) :], root @ root.T))

@@ -20,9 +20,9 @@ coupling within a network and its alpha amplitude together; and alpha spreads al
 (``coherence``), which is the stronger of the two links. Without them, ``gamma_e=0, coherence=0``, nearly
 nothing is shared (the rest goes through ``coupling``), and matching fMRI to EEG has nothing to learn.
 
-Patients differ in three ways, so the modalities are only partly redundant: weaker coupling within Default
-(fMRI alone), weaker and slower alpha (EEG alone), and a lower mean of :math:`u` in Default (both, with the
-same noise; ``shared_group_effect=0`` takes it away).
+Patients differ in three ways, so the modalities are only partly redundant: weaker coupling within Default (in
+fMRI, and in EEG only as far as alpha spreads along it), weaker and slower alpha (EEG alone), and a lower mean
+of :math:`u` in Default (both, with the same noise; ``shared_group_effect=0`` takes it away).
 
 A person depends on (seed, index) and the settings alone, bit for bit. A cohort is kept on disk under
 :func:`helpers.paths.cache_root`, under a name made of the settings and the code that made it.

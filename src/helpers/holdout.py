@@ -52,24 +52,34 @@ def probe(
     for C in evaluate.GRID:
         model = evaluate.linear_probe(kind, C=C).fit(x[fit], y[fit])
         guess = model.decision_function(x[held])
-        value = roc_auc_score(y[held], guess) if task == "binary" else -np.square(guess - y[held]).mean()
+        value = association(y[held], guess) if task == "binary" else -np.square(guess - y[held]).mean()
+        if np.isnan(value):
+            raise BookError(f"holdout: the {len(held)} validation people are of one class; use fewer folds")
         if value > best:
             best, scores = value, model.decision_function(x[test])
     return scores
 
 
-def cross_validate(features: Sequence[np.ndarray], y: Any, splits: evaluate.Splits) -> evaluate.Predictions:
-    """Out-of-fold predictions of :func:`probe` on the features of each split."""
+def cross_validate(
+    features: Sequence[np.ndarray],
+    y: Any,
+    splits: evaluate.Splits,
+    among: evaluate.Splits | None = None,
+) -> evaluate.Predictions:
+    """Out-of-fold predictions of :func:`probe` on the features of each split.
+
+    ``among`` is the whole list when ``splits`` are some of it: the validation fold comes from there.
+    """
     if len(features) != len(splits):
         raise BookError(
             f"holdout: {len(features)} arrays of features for {len(splits)} splits; give one a split"
         )
-    y = np.asarray(y)
+    y, whole = np.asarray(y), splits if among is None else among
     task = "binary" if _classes(y) else "regression"
     at = {(s.repeat, s.fold): x for s, x in zip(splits, features, strict=True)}
 
     def scores(split: evaluate.Split) -> np.ndarray:
-        return probe(at[split.repeat, split.fold], y, *parts(split, splits), task)
+        return probe(at[split.repeat, split.fold], y, *parts(split, whole), task)
 
     return evaluate.cross_validate(scores, None, y, splits, task=task)
 

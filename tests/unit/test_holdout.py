@@ -85,6 +85,21 @@ def test_restricted_predictions_compare_with_those_of_the_same_splits(splits):
     assert holdout.difference(part, other).difference.value > 0
 
 
+def test_some_splits_among_all_give_the_same_scores(splits):
+    y = np.arange(60) % 2
+    x = features(y, 1.0)
+    first = holdout.first(splits, 1)
+    alone = holdout.cross_validate([x], y, first, among=splits)
+    whole = holdout.restrict(holdout.cross_validate([x] * 10, y, splits), first)
+    np.testing.assert_array_equal(alone.frame["score"], whole.frame["score"])
+
+
+def test_validation_people_of_one_class():
+    y = np.array([0, 1] * 10 + [0] * 5)
+    with pytest.raises(BookError, match="the 5 validation people are of one class"):
+        holdout.probe(features(y, 1.0), y, np.arange(15), np.arange(20, 25), np.arange(15, 20), "binary")
+
+
 def test_one_array_a_split(splits):
     with pytest.raises(BookError, match="3 arrays of features for 10 splits"):
         holdout.cross_validate([features(np.arange(60) % 2, 1)] * 3, np.arange(60) % 2, splits)

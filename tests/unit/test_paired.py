@@ -207,3 +207,12 @@ def test_bad_input_is_one_clear_line(given, message):
 def test_unknown_modality():
     with pytest.raises(BookError, match="choose 'fmri' or 'eeg'"):
         PairedCohort.validate(**parts()).available("meg")
+
+
+@pytest.mark.parametrize("missing", ["bold", "eeg"])
+def test_a_cohort_of_one_modality(tmp_path, missing):
+    c = PairedCohort.validate(**{**parts(), missing: [None] * S}, paired=False)
+    assert len(c) == S and c.n_regions == R and len(c.pairs()) == 0
+    assert not c.available("fmri" if missing == "bold" else "eeg").any()
+    assert PairedCohort.open(c.save(tmp_path / "mine")).hash == c.hash
+    assert c.select([2, 1]).ids.tolist() == ["sub-2", "sub-1"] and "0" in repr(c)

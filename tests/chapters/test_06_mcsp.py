@@ -1,0 +1,529 @@
+"""The invariants of MCSP, on the functions and classes of the notebook itself."""
+
+import copy
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import chapters, evaluate, frozen, train
+from helpers.data.cohort import Atlas
+from helpers.errors import BookError
+
+R, LENGTH, S = 12, 40, 16
+KEYS = [(M, D) for M in ("fmri", "eeg") for D in ("spatial", "temporal", "frequency")]
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    return chapters.load("06_mcsp")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def make_bank(S=S, R=R, K=5):
+    """Random inputs of S people with two runs; a number of each person is in every input."""
+    who = torch.randn(S, 1, 1, 1)
+    graph = torch.randn(S, 2, R, R) + who
+    bank = {("fmri", "spatial"): graph + graph.mT, ("eeg", "spatial"): (graph + graph.mT) * 0.5 + who}
+    for D in ("temporal", "frequency"):
+        bank["fmri", D] = torch.randn(S, 2, R, LENGTH) + who
+        bank["eeg", D] = torch.randn(S, 2, K, R, LENGTH) + who[..., None]
+    return {key: bank[key] for key in KEYS}
+
+
+def make_model(chapter, *, n_components=4, K=None, shapes=None, **options):
+    default = {(M, D): (R, R if D == "spatial" else LENGTH) for M, D in KEYS}
+    size = dict(d=8, n_heads=2, depth=1, d_head=16, n_components=n_components, K=K)
+    return chapter.MCSP(shapes=shapes or default, **size | options)
+
+
+def all_pairs(rows):
+    return np.array([(s, a, b) for s in rows for a in range(2) for b in range(2)])
+
+
+def inputs(chapter, bank, rows=range(4), K=3):
+    person = torch.tensor(list(rows))
+    run = torch.zeros_like(person)
+    return chapter.gather(bank, (person, run, run), K=K, training=False)
+
+
+# ------------------------------------------------------------------------------------------------- InfoNCE
+
+
+def vectors_with_cosines(s, n=8):
+    """a, b (n, 2n) with matched cosine s and all others 0."""
+    a = torch.eye(n, 2 * n)
+    b = s * a + math.sqrt(1 - s**2) * torch.eye(2 * n)[n:]
+    return a, b
+
+
+def test_infonce_falls_with_the_matched_similarity(chapter):
+    losses = [chapter.info_nce(*vectors_with_cosines(s), tau=0.2).item() for s in np.linspace(0, 1, 21)]
+    assert (np.diff(losses) < 0).all()
+
+
+def test_infonce_at_initialisation_is_log_n(chapter):
+    a, b = torch.randn(2, 128, 128)
+    assert chapter.info_nce(a, b, tau=0.2).item() == pytest.approx(math.log(128), rel=0.05)
+    same = torch.ones(128, 8)
+    assert chapter.info_nce(same, same, tau=0.2).item() == pytest.approx(math.log(128), abs=1e-5)
+
+
+def test_infonce_by_hand_and_symmetric(chapter):
+    a, b = torch.randn(2, 5, 7)
+    s = torch.tensor([[torch.cosine_similarity(x, y, dim=0) for y in b] for x in a]) / 0.3
+    rows = -torch.stack([s[i, i] - s[i].exp().sum().log() for i in range(5)]).mean()
+    columns = -torch.stack([s[i, i] - s[:, i].exp().sum().log() for i in range(5)]).mean()
+    torch.testing.assert_close(chapter.info_nce(a, b, tau=0.3), (rows + columns) / 2)
+    torch.testing.assert_close(chapter.info_nce(a, b, tau=0.3), chapter.info_nce(b, a, tau=0.3))
+
+
+def test_pairs_of_one_person_are_no_negatives(chapter):
+    a, b = torch.randn(2, 6, 7)
+    subject = torch.tensor([0, 0, 1, 2, 2, 2])
+    same = subject[:, None] == subject[None]
+    logits = {}
+    original, F_ce = a.clone().requires_grad_(), chapter.F.cross_entropy
+
+    def spy(s, target):
+        s.retain_grad()
+        logits.setdefault("s", s)
+        return F_ce(s, target)
+
+    chapter.F.cross_entropy = spy
+    try:
+        chapter.info_nce(original, b, tau=0.2, same=same).backward()
+    finally:
+        chapter.F.cross_entropy = F_ce
+    own = torch.eye(6, dtype=torch.bool)
+    assert torch.isinf(logits["s"][same & ~own]).all(), "a pair of the same person counts as a negative"
+    assert torch.isfinite(logits["s"][own]).all(), "a positive was masked"
+    # the loss does not see those partners: moving them changes nothing for rows of other people
+    two = chapter.info_nce(a[:2], b[:2], tau=0.2, same=torch.ones(2, 2, dtype=torch.bool))
+    assert two.item() == 0, "with only one person there is nothing to tell apart"
+
+
+def test_masked_cells_give_no_gradient(chapter):
+    a, b = torch.randn(2, 4, 7)
+    b.requires_grad_()
+    subject = torch.tensor([0, 0, 1, 2])
+    same = subject[:, None] == subject[None]
+    chapter.info_nce(a, b, tau=0.2, same=same).backward()
+    masked = b.grad.clone()
+    # gradient by hand from a softmax over the allowed cells
+    c = b.detach().clone().requires_grad_()
+    s = F.normalize(a, dim=-1) @ F.normalize(c, dim=-1).mT / 0.2
+    keep = ~same | torch.eye(4, dtype=torch.bool)
+    rows = -sum(s[i, i] - s[i][keep[i]].logsumexp(0) for i in range(4)) / 4
+    columns = -sum(s[i, i] - s[:, i][keep[:, i]].logsumexp(0) for i in range(4)) / 4
+    ((rows + columns) / 2).backward()
+    torch.testing.assert_close(masked, c.grad)
+
+
+# -------------------------------------------------------------------------------------------- printed losses
+
+
+@pytest.mark.parametrize("tau, n", [(0.2, 128), (0.1, 32), (0.2, 64)])
+def test_printed_loss_has_its_minimum_away_from_alignment(chapter, tau, n):
+    grid = np.linspace(0, 1, 2001)
+    loss = []
+    for s in grid:
+        a, b = vectors_with_cosines(float(s), n=2)  # matched similarity s, the only other one 0
+        positive = torch.tensor(2 * s / tau)
+        loss.append(float(torch.logaddexp(positive, torch.tensor(math.log(n - 1))) - s / tau))
+    assert grid[int(np.argmin(loss))] == pytest.approx(tau / 2 * math.log(n - 1), abs=0.005)
+    del a, b
+
+
+def test_printed_loss_is_that_formula(chapter):
+    for s in (0.0, 0.3, 0.484, 0.8, 1.0):
+        a, b = vectors_with_cosines(s, n=16)
+        formula = math.log(math.exp(2 * s / 0.2) + 15) - s / 0.2
+        assert chapter.printed_im(a, b, tau=0.2).item() == pytest.approx(formula, rel=1e-4)
+
+
+def test_temperature_outside_the_exponent(chapter):
+    z, z_hat = torch.randn(2, 9, 6)
+    s = torch.tensor([[torch.cosine_similarity(x, y, dim=0) for y in z] for x in z])
+    own = torch.cosine_similarity(z, z_hat, dim=-1)
+    by_hand = torch.stack([-torch.log(torch.exp(own[i] / 0.2) / (s[i].exp() / 0.2).sum()) for i in range(9)])
+    torch.testing.assert_close(chapter.printed_id(z, z_hat, tau=0.2), by_hand.mean())
+
+
+def test_divergences(chapter):
+    p, q, r = torch.randn(3, 50, 10)
+    lp, lq = p.log_softmax(-1), q.log_softmax(-1)
+    assert chapter.kl(lp, lq) > 0 and chapter.kl(lp, lp).abs() < 1e-6
+    assert chapter.jensen_shannon(p, q, r) > 0
+    assert chapter.jensen_shannon(p, p, p).abs() < 1e-6
+    torch.testing.assert_close(chapter.jensen_shannon(p, q, r), chapter.jensen_shannon(r, p, q))
+    assert chapter.jensen_shannon(p, q, r) <= math.log(3)
+    assert (chapter.printed_cm(p, q, r) - chapter.printed_cm(q, p, r)).abs() > 1e-3  # direction matters
+
+
+# --------------------------------------------------------------------------------------------- augmentations
+
+
+CONTEXT = dict(affinity=torch.randn(R, R), coords=torch.randn(R, 3) * 50)
+
+
+def operations(chapter):
+    return [("spatial", *x) for x in chapter.GRAPH.items()] + [("frequency", *x) for x in chapter.POINTS.items()]
+
+
+def test_six_graph_and_four_point_operations(chapter):
+    assert len(chapter.GRAPH) == 6 and len(chapter.POINTS) == 4
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_augmentation(chapter, number):
+    domain, name, operation = operations(chapter)[number]
+    x = torch.randn(6, R, R if domain == "spatial" else LENGTH)
+    x = (x + x.mT) * (1 - torch.eye(R)) if domain == "spatial" else x
+    before = x.clone()
+    torch.manual_seed(1)
+    y = operation(x, 0.4, **CONTEXT)
+    torch.manual_seed(1)
+    again = operation(x, 0.4, **CONTEXT)
+    assert y.shape == x.shape and y.dtype == x.dtype and y.isfinite().all()
+    assert torch.equal(x, before), f"{name} changed its input"
+    assert torch.equal(y, again), f"{name} is not seeded"
+    assert not torch.equal(y, x), f"{name} did nothing"
+    if domain == "spatial":
+        torch.testing.assert_close(y, y.mT)
+        assert (y.diagonal(dim1=1, dim2=2) == 0).all()
+    torch.testing.assert_close(operation(x, 0.0, **CONTEXT), x)
+
+
+def test_subgraph_keeps_the_promised_share_around_its_seed(chapter):
+    x = torch.ones(20, R, R)
+    kept = (chapter.subgraph(x, 0.25, **CONTEXT).sum(-1) > 0).sum(-1)
+    assert (kept == R - int(0.25 * R)).all()
+
+
+def test_rotation_by_a_tiny_angle_moves_nothing(chapter):
+    x = torch.randn(3, R, R)
+    assert torch.equal(chapter.rotate(x, 1e-6, **CONTEXT), x)
+
+
+def test_augmenter_handles_segments_and_a_choice(chapter):
+    augment = chapter.Augmenter(**CONTEXT, rate=0.3, only=["flip"], n_drawn=1)
+    x = torch.randn(50, 3, R, LENGTH)
+    y = augment(x, "temporal")
+    flipped = (y == x.flip(-1)).all(-1).all(-1)
+    assert y.shape == x.shape and 0.3 < flipped.float().mean() < 0.7
+    still = chapter.Augmenter(**CONTEXT, rate=0.0)
+    assert torch.equal(still(x, "temporal"), x)
+
+
+# --------------------------------------------------------------------------------------------------- domains
+
+
+def test_domain_shapes_and_scale_freedom(chapter):
+    rng = np.random.default_rng(0)
+    bold, eeg = rng.standard_normal((R, 150)), rng.standard_normal((R, 2500))
+    for scale in (1.0, 1e6):
+        b, e = (bold * scale).astype("float32"), (eeg * scale).astype("float32")
+        segments = chapter.eeg_temporal(e, 250.0)
+        out = [chapter.fmri_spatial(b), chapter.fmri_temporal(b), chapter.fmri_frequency(b)]
+        out += [chapter.eeg_spatial(e, 250.0), segments, chapter.eeg_frequency(segments)]
+        assert [x.shape for x in out] == [
+            (R, R), (R, 200), (R, 200), (R, R), (12, R, 200), (12, R, 200),
+        ]  # fmt: skip
+        if scale == 1.0:
+            first = out
+    for x, y in zip(first, out, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5)
+    for x in (first[0], first[3]):
+        np.testing.assert_array_equal(x, x.T)
+        assert (np.diag(x) == 0).all()
+
+
+def test_a_zero_lag_copy_has_no_envelope_coupling(chapter):
+    eeg = np.random.default_rng(0).standard_normal((R, 2500)).astype("float32")
+    eeg[3] = -2.5 * eeg[7]
+    assert chapter.eeg_spatial(eeg, 250.0)[3, 7] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_scale_a_run_keeps_band_power(chapter):
+    eeg = np.random.default_rng(0).standard_normal((R, 2500)).astype("float32")
+    eeg[5] *= 2
+    segments = chapter.eeg_temporal(eeg, 250.0)
+    assert segments[:, 5].std() / segments[:, 0].std() == pytest.approx(2, abs=0.15)
+
+
+# ----------------------------------------------------------------------------------------------------- model
+
+
+def test_encoders_are_shared_and_heads_are_private(chapter):
+    model = make_model(chapter)
+    assert len(model.encoders) == 3 and len(model.heads) == 6
+    assert len({id(m) for m in model.heads.values()}) == 6
+    used = []
+    for D, encoder in model.encoders.items():
+        encoder.register_forward_hook(lambda m, x, y, D=D: used.append((D, len(x[0]))))
+    model.encode(model.scale(inputs(chapter, make_bank())))
+    wanted = [("spatial", 4), ("temporal", 4), ("frequency", 4), ("spatial", 4), ("temporal", 12), ("frequency", 12)]
+    assert used == wanted, "each encoder must see both modalities, EEG with its three segments"
+    assert len(make_model(chapter, private=True).encoders) == 6
+
+
+def test_shapes(chapter):
+    model = make_model(chapter)
+    e = model.encode(model.scale(inputs(chapter, make_bank())))
+    assert list(e) == KEYS
+    assert {key: x.shape[1] for key, x in e.items()} == {key: 8 if key[1] == "temporal" else 12 for key in KEYS}
+    h, fused = model.project(e)
+    assert all(x.shape == (4, 16) for x in [*h.values(), *fused.values()]) and len(fused) == 3
+    assert model.classify(e).shape == (4,)
+
+
+def test_chunks_of_segments_change_nothing(chapter):
+    """K = 125 in chunks is K = 125 at once, and the order of the segments does not matter."""
+    model = make_model(chapter, shapes={("eeg", "temporal"): (R, LENGTH)}).eval()
+    x = torch.randn(2, 125, R, LENGTH)
+    whole = model.encode({("eeg", "temporal"): x})["eeg", "temporal"]
+    encoder = model.encoders["temporal"]
+    parts = torch.cat([encoder(c.flatten(0, 1)).view(2, c.shape[1], -1) for c in x.split(10, 1)], 1)
+    torch.testing.assert_close(model.pools["temporal"](parts), whole, atol=1e-5, rtol=1e-5)
+    shuffled = model.encode({("eeg", "temporal"): x[:, torch.randperm(125)]})["eeg", "temporal"]
+    torch.testing.assert_close(shuffled, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["mean", "concat"])
+def test_other_pools(chapter, pool):
+    model = make_model(chapter, pool=pool, K=3)
+    assert model.classify(model.encode(model.scale(inputs(chapter, make_bank())))).isfinite().all()
+
+
+def test_edges_bias_the_attention(chapter):
+    block = chapter.Block(d=8, n_heads=2)
+    z, edges = torch.randn(3, R, 8), torch.randn(3, R, R)
+    torch.testing.assert_close(block(z, edges), block(z), atol=1e-5, rtol=1e-5)  # the weight starts at zero
+    block.w.data.fill_(1.0)
+    assert (block(z, edges) - block(z)).abs().max() > 1e-3
+    block(z, edges).sum().backward()
+    assert (block.w.grad != 0).all()
+
+
+def test_heads_must_divide_the_width(chapter):
+    with pytest.raises(AssertionError, match="cannot be split"):
+        chapter.Block(d=10, n_heads=3)
+
+
+@pytest.mark.parametrize("content", [0.0, 1e30, float("nan")])
+@pytest.mark.parametrize("absent, there", [("eeg", "fmri"), ("fmri", "eeg")])
+def test_a_missing_modality_does_not_matter(chapter, absent, there, content):
+    model, x = make_model(chapter).eval(), inputs(chapter, make_bank())
+    alone = model.classify(model.encode({key: v for key, v in x.items() if key[0] == there}))
+    filled = {key: torch.full_like(v, content) if key[0] == absent else v for key, v in x.items()}
+    present = {M: torch.full((4,), M == there) for M in ("fmri", "eeg")}
+    masked = model.classify(model.encode(filled), present)
+    assert masked.isfinite().all()
+    torch.testing.assert_close(masked, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_components_are_those_of_the_training_people(chapter):
+    scale, x = chapter.Scale(shape=(R, R), k=3, entrywise=True), torch.randn(20, R, R)
+    scale.fit(x)
+    z = ((x - x.mean(0)) / x.std(0)).flatten(1)
+    _, _, vt = torch.linalg.svd(z, full_matrices=False)
+    ours = F.normalize(scale.axes, dim=0)
+    overlap = (ours.T @ vt[:3].T).abs()
+    torch.testing.assert_close(overlap, torch.eye(3).flip(0), atol=1e-3, rtol=0)  # ours rise in size
+
+
+def test_parameter_count_counts_shared_encoders_once(chapter):
+    shared, private = (train.n_parameters(make_model(chapter, private=x)) for x in (False, True))
+    one = sum(train.n_parameters(e) for e in make_model(chapter).encoders.values())
+    assert private - shared == one
+
+
+# -------------------------------------------------------------------------------------------------- training
+
+
+def small_objective(chapter, **options):
+    return chapter.Objective(**dict(tau=0.2, alpha=0.8) | options)
+
+
+def one_step(chapter, bank, model=None, **options):
+    model = model or make_model(chapter)
+    augment = chapter.Augmenter(**CONTEXT, rate=0.2)
+    batch = tuple(torch.as_tensor(c) for c in all_pairs(range(6)).T)
+    setting = dict(bank=bank, augment=augment, objective=small_objective(chapter, **options), K=2)
+    return model, chapter.pretrain_step(model, batch, **setting)
+
+
+def test_all_parts_of_the_loss_are_there(chapter):
+    _, out = one_step(chapter, make_bank())
+    wanted = {"loss", "ID_fmri", "ID_eeg", "CD_fmri", "CD_eeg", "IM", "CM", "rank", "entropy"}
+    assert set(out) == wanted and all(torch.isfinite(v) for v in out.values())
+    total = 0.8 * (out["ID_fmri"] + out["ID_eeg"] + out["IM"]) + 0.2 * (out["CD_fmri"] + out["CD_eeg"] + out["CM"])
+    torch.testing.assert_close(out["loss"], total)
+    assert out["rank"] > 4 and 0 < out["entropy"] <= 1
+
+
+def test_without_eeg_only_the_fmri_bracket_is_left(chapter):
+    model, out = one_step(chapter, {key: x for key, x in make_bank().items() if key[0] == "fmri"})
+    torch.testing.assert_close(out["loss"], 0.8 * out["ID_fmri"] + 0.2 * out["CD_fmri"])
+    out["loss"].backward()
+    assert all(p.grad is None for p in model.heads["eeg_spatial"].parameters())
+
+
+@pytest.mark.parametrize("options", [dict(printed=True), dict(all_pairs=True), dict(mask_same=False), dict(drop=["IM", "CD"])])
+def test_variants_of_the_objective_train(chapter, options):
+    model, out = one_step(chapter, make_bank(), **options)
+    out["loss"].backward()
+    assert out["loss"].isfinite() and model.encoders["spatial"].embed.weight.grad.abs().sum() > 0
+
+
+def test_every_weight_but_the_classifier_gets_a_gradient(chapter):
+    model, out = one_step(chapter, make_bank())
+    out["loss"].backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    graph_only = {"encoders.temporal.blocks.0.w", "encoders.frequency.blocks.0.w"}  # edge weights
+    bands_only = {"pools.spatial.score.weight", "pools.spatial.score.bias"}  # EEG connectomes in one band
+    assert without - graph_only - bands_only == {n for n, _ in model.named_parameters() if n.startswith("readouts")}
+
+
+def test_pretraining_leaves_the_test_people_alone(chapter):
+    """Scales, components and training: NaN in a test person changes nothing, in a training person it stops."""
+    bank, rows = make_bank(), np.arange(10)
+    augment = chapter.Augmenter(**CONTEXT, rate=0.2)
+    setting = dict(augment=augment, objective=small_objective(chapter), epochs=1, batch_size=16)
+
+    def weights(bank):
+        size = dict(d=8, n_heads=2, depth=1, d_head=16, n_components=4)
+        model = chapter.build(bank, rows, seed=0, **size)
+        chapter.pretrain(model, bank, all_pairs(rows), **setting)
+        return model.state_dict()
+
+    chapter.SIZE, chapter.device = {}, torch.device("cpu")
+    clean, dirty = weights(bank), {key: x.clone() for key, x in bank.items()}
+    for x in dirty.values():
+        x[12] = torch.nan
+    spoiled = weights(dirty)
+    assert all(torch.equal(clean[k], spoiled[k]) for k in clean)
+    moved = {key: x.clone() for key, x in bank.items()}
+    moved["fmri", "spatial"][3] += 1
+    other = chapter.build(moved, rows, seed=0, d=8, n_heads=2, depth=1, d_head=16, n_components=4).state_dict()
+    assert not torch.equal(other["scales.fmri_spatial.mean"], clean["scales.fmri_spatial.mean"])
+
+
+def test_folds_share_no_person_and_no_pair():
+    people = pd.DataFrame(dict(participant_id=[f"s{i}" for i in range(40)], group=["control", "patient"] * 20,
+                               site=np.repeat(["a", "b"], 20)))  # fmt: skip
+    for s in evaluate.splits(people, n_splits=4, n_repeats=1, seed=0):
+        pairs = all_pairs(range(40))
+        used = pairs[np.isin(pairs[:, 0], s.train)]
+        assert not set(used[:, 0]) & set(s.test) and len(used) == 4 * len(s.train)
+
+
+def test_segments_random_in_training_and_even_at_test(chapter):
+    picked = chapter.pick_segments(25, 200, 4, True)
+    assert all(len(set(row.tolist())) == 4 for row in picked) and picked.max() == 24
+    assert chapter.pick_segments(25, 2, 5, False).tolist() == [[0, 6, 12, 18, 24]] * 2
+
+
+def test_temporal_and_frequency_see_the_same_segments(chapter):
+    bank = make_bank()
+    bank["eeg", "frequency"] = bank["eeg", "temporal"] * 10
+    person = torch.arange(8)
+    x = chapter.gather(bank, (person, person * 0, person * 0), K=2)
+    torch.testing.assert_close(x["eeg", "frequency"], x["eeg", "temporal"] * 10)
+
+
+# ------------------------------------------------------------------------------- fine-tuning and distillation
+
+
+def test_classifier_starts_as_the_probe(chapter):
+    chapter.SIZE, chapter.device, chapter.n_segments_test = {}, torch.device("cpu"), 3
+    bank, rows = make_bank(S=40), np.arange(30)
+    y = (bank["fmri", "spatial"][:, 0, 0, 1] > 0).numpy().astype(int)
+    size = dict(d=8, n_heads=2, depth=1, d_head=16, n_components=4)
+    model = chapter.start_readouts(chapter.build(bank, rows, **size), bank, rows, y)
+    x = chapter.flat(chapter.embed(model, bank))
+    probe = evaluate.linear_probe("logistic").fit(x[rows], y[rows])
+    ours = chapter.score(model, bank, np.arange(30, 40))
+    assert np.corrcoef(ours, probe.decision_function(x[30:]))[0, 1] > 0.99
+
+
+def test_distillation(chapter):
+    student, teacher = torch.randn(20, requires_grad=True), torch.randn(20)
+    y = (torch.rand(20) > 0.5).float()
+    hard = F.binary_cross_entropy_with_logits(student, y)
+    torch.testing.assert_close(chapter.distillation(student, teacher, y, w=0.0), hard)
+    ours = torch.autograd.grad(chapter.distillation(student, teacher, y, w=1.0, T=1.0), student)[0]
+    p, q = torch.sigmoid(teacher), torch.sigmoid(student)
+    printed = -(p * q.log() + (1 - p) * (1 - q).log()).mean()
+    torch.testing.assert_close(ours, torch.autograd.grad(printed, student)[0], atol=1e-6, rtol=1e-5)
+    twin = chapter.distillation(student, student.detach(), y, w=1.0)
+    assert twin.abs() < 1e-6, "a student equal to its teacher has no soft loss"
+
+
+def test_permuted_labels_are_at_chance(chapter):
+    bank = make_bank(S=60)
+    chapter.SIZE, chapter.device, chapter.n_segments_test = {}, torch.device("cpu"), 3
+    model = chapter.build(bank, np.arange(60), d=8, n_heads=2, depth=1, d_head=16, n_components=4)
+    x = chapter.flat(chapter.embed(model, bank))
+    people = pd.DataFrame(dict(participant_id=[f"s{i}" for i in range(60)], site="a"))
+    found = []
+    for i in range(8):
+        y = np.random.default_rng(i).permutation(np.arange(60) % 2)
+        splits = evaluate.splits(people.assign(group=y.astype(str)), n_splits=3, n_repeats=1, seed=i)
+        probe = evaluate.linear_probe("svm", 1.0)
+        found.append(float(evaluate.auc(frozen.cross_validate([x] * 3, y, splits, probe), n_boot=10)))
+    assert abs(np.mean(found) - 0.5) < 3 * np.std(found) / math.sqrt(8) + 0.02
+
+
+@pytest.mark.slow
+def test_pretraining_finds_shared_factors(chapter):
+    """Retrieval among unseen people rises well above chance when the modalities share factors."""
+    S = 120
+    u = torch.randn(S, 1, 5, 1, 1)
+    maps = torch.randn(2, 5, R, R)
+    shared = [(u * m).sum(2) for m in maps]
+    bank = {(M, "spatial"): x + x.mT + torch.randn(S, 2, R, R) for M, x in zip(("fmri", "eeg"), shared, strict=True)}
+    chapter.SIZE, chapter.device, rows = {}, torch.device("cpu"), np.arange(80)
+    model = chapter.build(bank, rows, d=16, n_heads=2, depth=1, d_head=16, n_components=8)
+    augment = chapter.Augmenter(**CONTEXT, rate=0.2)
+    split = evaluate.Split(rows, np.arange(80, S), 0, 0)
+    before = chapter.matching(copy.deepcopy(model), bank, split)
+    chapter.pretrain(model, bank, all_pairs(rows), augment=augment, objective=small_objective(chapter), epochs=8, batch_size=32, lr=3e-3)  # fmt: skip
+    assert chapter.matching(model, bank, split) > max(0.2, before + 0.1)
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+def paired_arrays(n=4, R=6):
+    rng = np.random.default_rng(0)
+    people = pd.DataFrame(dict(participant_id=[f"sub-{i}" for i in range(n)], group=["control", "patient"] * (n // 2),
+                               age=30.0, sex="F", site="a"))  # fmt: skip
+    return dict(bold=rng.standard_normal((n, 2, R, 60)), eeg=rng.standard_normal((n, 2, R, 1000)), participants=people,
+                tr=2.0, sfreq=250.0, atlas=Atlas.unnamed(R))  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (dict(eeg=lambda x: x[:-1]), "unpaired"),
+    (dict(eeg=lambda x: x[:, :, :-1]), "region"),
+    (dict(bold=lambda x: np.where(np.arange(60) == 7, np.nan, x)), "NaN"),
+    (dict(eeg=lambda x: x * (np.arange(6)[:, None] != 2)), "flat"),
+    (dict(sfreq=lambda x: [250.0, 250.0, 200.0, 250.0]), "sampling rate"),
+])  # fmt: skip
+def test_bad_pairs_are_refused(spoil, words):
+    from helpers.data.cohort import Provenance
+    from helpers.data.paired import PairedCohort
+
+    arrays = paired_arrays()
+    for key, change in spoil.items():
+        arrays[key] = change(arrays[key])
+    with pytest.raises(BookError, match=words):
+        PairedCohort.validate(**arrays, provenance=Provenance("test", "made here", "none", "none"))

@@ -132,6 +132,22 @@ def test_gradient_tables_are_matched_by_name(chapter):
         chapter.by_name(["a", "z"], table)
 
 
+def test_gradients_and_pools_know_nothing_of_test_people(chapter, monkeypatch):
+    rng = np.random.default_rng(0)
+    fc = np.stack([np.corrcoef(rng.standard_normal((20, 60))) for _ in range(10)])
+    here = dict(fc_all=fc, R=20, S=10, extra=None, gradient_source="training", gradients_file=None)
+    for name, value in here.items():
+        monkeypatch.setattr(chapter, name, value, raising=False)
+    test = np.array([1, 4])
+    pool = chapter.pool_for(test)
+    assert not set(pool) & set(test) and len(pool) == 8
+    before = chapter.gradients(pool, m=4)
+    fc[test] = np.corrcoef(rng.standard_normal((20, 60)))
+    np.testing.assert_array_equal(before, chapter.gradients(pool, m=4))
+    fc[pool[0]] = fc[test[0]]
+    assert not np.array_equal(before, chapter.gradients(pool, m=4))
+
+
 # -------------------------------------------------------------------------------------------------- positions
 
 

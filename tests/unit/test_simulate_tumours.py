@@ -1,9 +1,11 @@
 """The simulated tumours: determinism, anatomy, physics, labels, which contrast shows what, errors."""
 
+import itertools
 import time
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from helpers.errors import BookError
 from helpers.simulate import mri, tumours
@@ -38,6 +40,16 @@ def test_the_same_seed_gives_the_same_person_alone_or_in_a_cohort(cohort, people
     late = tumours.cohort(2, seed=1, first=7, contrasts=tumours.CONTRASTS, **SMALL)
     np.testing.assert_array_equal(late.images[:3], people[7].images.swapaxes(0, 1))
     assert tumours.cohort(2, seed=2, **SMALL).hash != tumours.cohort(2, seed=1, **SMALL).hash
+
+
+def test_no_two_people_are_alike(people):
+    assert len({p.tumour.radius for p in people}) == len({tuple(p.tumour.centre) for p in people}) == 24
+    for a, b in itertools.pairwise(people):
+        both = a.mask & b.mask
+        assert (a.mask != b.mask).mean() > 0.005  # another head
+        assert np.corrcoef(a.images[3][both], b.images[3][both])[0, 1] < 0.8  # other sulci, another tumour
+        noise = [p.images[1] - ndimage.gaussian_filter(p.images[1], (0, 1, 1)) for p in (a, b)]
+        assert abs(np.corrcoef(noise[0][both], noise[1][both])[0, 1]) < 0.5
 
 
 def test_contrasts_do_not_depend_on_which_others_are_drawn(people):

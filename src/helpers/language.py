@@ -209,7 +209,8 @@ class Language(nn.Module):
                 for mine, theirs in ((own[1], key), (own[2], value))
             )
             x = self._finish(layer, x, F.scaled_dot_product_attention(query, key, value))
-            p = self._finish(layer, p, F.scaled_dot_product_attention(*own))
+            if layer is not self.net.encoder.layer[-1]:  # nobody reads the prompt after the last layer
+                p = self._finish(layer, p, F.scaled_dot_product_attention(*own))
         return x
 
     @staticmethod

@@ -14,6 +14,10 @@ so that it compares with those figures; the second the masks of the chapter, whi
 the longest sample. ``--ablate`` takes the steps back one by one, on the first row's masks: "explicit softmax"
 is the arithmetic of the public code's attention, "all tokens" encodes the whole array for the context and
 drops what is hidden afterwards.
+
+Report, two busy cores of an AMD EPYC at 98 GFLOP/s, R = 100: row one 5.3 to 5.5 CPU-s, 80 to 83 % of the
+matmul rate; masks of the chapter 8.9 CPU-s, 65 % (padding is the difference). Encoding only what is needed
+buys a factor of 2.4, fused attention 1.2 (on padded masks); trimming the last blocks nothing above the noise.
 """
 
 from __future__ import annotations

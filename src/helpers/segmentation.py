@@ -196,3 +196,21 @@ def augment(x: Tensor, y: Tensor, patch: Sequence[int] | None = None) -> tuple[T
             low = int(torch.randint(n - p + 1, ())) if at is None else min(max(at[axis] - p // 2, 0), n - p)
             x, y = x.narrow(axis + 2, low, p), y.narrow(axis + 2, low, p)
     return x, y
+
+
+def best_cuts(logits: Tensor, truth: Tensor, candidates: Sequence[float] | None = None) -> Tensor:
+    """The cut on the logits with the best Dice over all images, for every channel: (C,).
+
+    ``logits`` (N, C, *space); ``truth`` bool, the same shape. Give training images: a cut is a fitted number.
+    """
+    options = torch.linspace(-3, 1, 9) if candidates is None else torch.as_tensor(candidates)
+    if logits.shape != truth.shape:
+        raise BookError(
+            f"best_cuts: logits {tuple(logits.shape)} and truth {tuple(truth.shape)} do not match"
+        )
+    space = [0, *range(2, logits.ndim)]
+    dice = []
+    for cut in options:
+        found = logits > cut
+        dice.append(2 * (found & truth).sum(space) / (found.sum(space) + truth.sum(space)).clamp_min(1))
+    return options[torch.stack(dice).argmax(0)].to(logits)

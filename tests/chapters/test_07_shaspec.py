@@ -205,6 +205,17 @@ def test_grouped_encoders_equal_separate_ones(chapter, masks, dims):
     assert train.n_parameters(separate) == train.n_parameters(grouped)
 
 
+def test_tiles_and_whole_images_agree(chapter, masks):
+    model = net(chapter).eval()
+    x = torch.randn(3, 4, *chapter.patch)
+    logits = chapter.logits_of(model, x, masks)
+    torch.testing.assert_close(logits, chapter.every_mask(model, x, masks), atol=1e-4, rtol=1e-4)
+    larger = torch.randn(1, 4, chapter.patch[0] + 8, chapter.patch[1])
+    assert chapter.logits_of(model, larger, masks).shape == (1, 45, *larger.shape[2:])
+    inside = chapter.segment(model, x, masks, fit=(x, torch.rand(3, 3, *chapter.patch) < 0.1))
+    assert inside.shape == (15, 3, 3, *chapter.patch) and inside.dtype == torch.bool
+
+
 def test_no_convolution_runs_on_a_single_thin_volume_in_3d(chapter, masks):
     """The slow path of a CPU: batch 1, ungrouped, fewer than 32 channels."""
     model, slow = net(chapter, dims=3, grouped=True), []
@@ -372,6 +383,32 @@ def test_zero_volumes_explode_and_noise_does_not():
     assert shaspec.largest_gradient(torch.zeros_like(noise), 12, nn.Conv2d) < 10
 
 
+def test_the_pixel_classifier_finds_a_bright_region_and_sees_its_mask_only(masks):
+    x, brain = torch.randn(4, 4, 16, 16), torch.ones(4, 16, 16).bool()
+    y = (x[:, :1] > 1).expand(-1, 3, -1, -1)  # bright in the first contrast
+    found = shaspec.pixel_predictions((x, y, brain), (x, brain), masks)
+    dice = segmentation.dice(found[0], y)
+    assert dice.min() > 0.95 and segmentation.dice(found[1], y).max() < 0.6
+    other = torch.where(masks[0].view(1, 4, 1, 1), x, 0.0)
+    assert torch.equal(found[0], shaspec.pixel_predictions((other, y, brain), (other, brain), masks[:1])[0])
+
+
+def test_unlike_keeps_the_background_and_flair():
+    x = torch.randn(2, 4, 8, 8)
+    x[..., :2] = 0
+    z = shaspec.unlike(x)
+    assert torch.equal(z[:, 0], x[:, 0]) and torch.equal(z[:, 1], -x[:, 1]) and (z[..., :2] == 0).all()
+    assert z[:, 2][x[:, 2] != 0].mean().abs() < 1e-5
+
+
+def test_three_means_takes_the_brightest_cluster_inside_only():
+    t1c, inside = np.zeros((6, 6)), np.zeros((6, 6), bool)
+    inside[:3] = True
+    t1c[0], t1c[1], t1c[5] = 5.0, 1.0, 9.0
+    bright = shaspec.split_core(inside, t1c)
+    assert bright[0].all() and not bright[1:].any()
+
+
 def test_published_table_recomputes():
     table = shaspec.table1()
     assert table.shape == (15, 3, 4)
@@ -399,6 +436,8 @@ def test_bad_inputs_give_one_clear_error_each(chapter):
         model(x, nobody)
     with pytest.raises(BookError, match="do not match"):
         model(x, torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(BookError, match="give bool"):
+        model(x, torch.ones(2, 4))
     with pytest.raises(BookError, match=r"labels \[3\] are outside the set"):
         segmentation.regions(torch.tensor([[[0, 3]]]))
     with pytest.raises(BookError, match="do not match"):

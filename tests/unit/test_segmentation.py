@@ -115,3 +115,11 @@ def test_tiles_are_checked() -> None:
         segmentation.sliding_window(lambda t: t, torch.zeros(1, 1, 8, 8), (4, 4, 4))
     with pytest.raises(BookError, match="overlap is 1"):
         segmentation.sliding_window(lambda t: t, torch.zeros(1, 1, 8, 8), (4, 4), overlap=1)
+
+
+def test_the_best_cut_is_found_channel_by_channel() -> None:
+    truth = torch.rand(4, 2, 16, 16) < 0.3
+    logits = truth.float() + torch.tensor([0.0, -2.6]).view(1, 2, 1, 1)  # 1 over 0; -1.6 over -2.6
+    assert segmentation.best_cuts(logits, truth).tolist() == [0.0, -2.5]
+    with pytest.raises(BookError, match="do not match"):
+        segmentation.best_cuts(logits, truth[:, :1])

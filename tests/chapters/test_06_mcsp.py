@@ -210,6 +210,13 @@ def test_subgraph_keeps_the_promised_share_around_its_seed(chapter):
     assert (kept == R - int(0.25 * R)).all()
 
 
+def test_subgraph_keeps_the_regions_closest_to_its_seed(chapter):
+    kept = chapter.subgraph(torch.ones(20, R, R), 0.5, **CONTEXT).sum(-1) > 0
+    rows = CONTEXT["affinity"].clone().fill_diagonal_(torch.inf)  # a seed is closest to itself
+    nearest = [set(row.argsort(descending=True)[: R - R // 2].tolist()) for row in rows]
+    assert all(set(k.nonzero().flatten().tolist()) in nearest for k in kept)
+
+
 def test_rotation_by_a_tiny_angle_moves_nothing(chapter):
     x = torch.randn(3, R, R)
     assert torch.equal(chapter.rotate(x, 1e-6, **CONTEXT), x)
@@ -381,6 +388,21 @@ def test_all_parts_of_the_loss_are_there(chapter):
     )
     torch.testing.assert_close(out["loss"], total)
     assert out["rank"] > 4 and 0 < out["entropy"] <= 1
+
+
+def test_objective_by_hand(chapter):
+    h, h_hat = ({key: torch.randn(7, 5) for key in KEYS} for _ in range(2))
+    fused, person = {D: torch.randn(7, 5) for D in chapter.DOMAINS}, torch.arange(7)
+    out = small_objective(chapter)(h, h_hat, fused, person)
+    nce = lambda a, b: chapter.info_nce(a, b, tau=0.2)
+    mean = lambda terms: torch.stack(list(terms)).mean()
+    domains = chapter.DOMAINS
+    torch.testing.assert_close(out["ID_eeg"], mean(nce(h["eeg", D], h_hat["eeg", D]) for D in domains))
+    pairs = [("spatial", "temporal"), ("spatial", "frequency"), ("temporal", "frequency")]
+    torch.testing.assert_close(out["CD_fmri"], mean(nce(h["fmri", a], h["fmri", b]) for a, b in pairs))
+    torch.testing.assert_close(out["IM"], mean(nce(h["fmri", D], h["eeg", D]) for D in domains))
+    js = chapter.jensen_shannon
+    torch.testing.assert_close(out["CM"], mean(js(h["fmri", D], h["eeg", D], fused[D]) for D in domains))
 
 
 def test_without_eeg_only_the_fmri_bracket_is_left(chapter):

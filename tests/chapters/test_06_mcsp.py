@@ -394,8 +394,13 @@ def test_objective_by_hand(chapter):
     h, h_hat = ({key: torch.randn(7, 5) for key in KEYS} for _ in range(2))
     fused, person = {D: torch.randn(7, 5) for D in chapter.DOMAINS}, torch.arange(7)
     out = small_objective(chapter)(h, h_hat, fused, person)
-    nce = lambda a, b: chapter.info_nce(a, b, tau=0.2)
-    mean = lambda terms: torch.stack(list(terms)).mean()
+
+    def nce(a, b):
+        return chapter.info_nce(a, b, tau=0.2)
+
+    def mean(terms):
+        return torch.stack(list(terms)).mean()
+
     domains = chapter.DOMAINS
     torch.testing.assert_close(out["ID_eeg"], mean(nce(h["eeg", D], h_hat["eeg", D]) for D in domains))
     pairs = [("spatial", "temporal"), ("spatial", "frequency"), ("temporal", "frequency")]

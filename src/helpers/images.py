@@ -245,16 +245,17 @@ def pixel_features(x: Tensor, available: Tensor) -> np.ndarray:
 class PixelModel:
     """A scikit-learn regressor from the pixel's own neighbourhood, one for each mask and missing contrast.
 
-    Fitted when first needed, on ``n_pixels`` brain pixels of the training slices x (N, M, H, W); called with
-    slices and a mask (M,). Pixels where no contrast shows brain get the background, -1.
+    Fitted when first needed, on ``n_pixels`` brain pixels of up to 400 training slices x (N, M, H, W); called
+    with slices and a mask (M,). Pixels where no contrast shows brain get the background, -1.
     """
 
     def __init__(
         self, regressor: Any, x: Tensor, mask: Tensor, *, n_pixels: int = 20_000, seed: int = 0
     ) -> None:
-        self.regressor, self.x, self.fitted = regressor, x, {}
-        inside = np.flatnonzero(mask.flatten().numpy())
         rng = np.random.default_rng(seed)
+        some = np.sort(rng.permutation(len(x))[:400])  # slices enough for so few pixels
+        self.regressor, self.x, self.fitted = regressor, x[some], {}
+        inside = np.flatnonzero(mask[some].flatten().numpy())
         self.rows = rng.choice(inside, min(n_pixels, len(inside)), replace=False)
 
     def _fit(self, missing: Tensor) -> list:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from helpers import evaluate
@@ -84,18 +85,52 @@ def cross_validate(
     return evaluate.cross_validate(scores, None, y, splits, task=task)
 
 
+def by_fold(prediction: evaluate.Predictions) -> evaluate.Predictions:
+    """Scores and numbers standardised in each fold, so that r compares people scored by one model only.
+
+    Two fitted models share no scale, and a nearly constant one follows the mean of its training people,
+    which is high where the mean of its test people is low: pooled, that alone makes r negative.
+    """
+    frame = prediction.frame.copy()
+    frame[["y", "score"]] = frame[["y", "score"]].astype(float)
+    for _, rows in frame.groupby(["repeat", "fold"]).groups.items():
+        part = frame.loc[rows, ["y", "score"]]
+        sd = part.std(ddof=0)
+        sd = sd.where(sd > 1e-9 * part.abs().max(), np.inf)  # a constant becomes zero
+        frame.loc[rows, ["y", "score"]] = (part - part.mean()) / sd
+    return evaluate.Predictions(
+        frame, prediction.task, prediction.split_hash, prediction.classes, prediction.train_size
+    )
+
+
 def metric(prediction: evaluate.Predictions) -> evaluate.Estimate:
-    """AUC for two classes, Pearson's r for numbers, with an interval over people."""
-    score = evaluate.pearson_r if prediction.task == "regression" else evaluate.auc
-    return score(prediction)
+    """AUC for two classes, Pearson's r for numbers, both within the folds; interval over people."""
+    if prediction.task == "regression":
+        return evaluate.pearson_r(by_fold(prediction))
+    return evaluate.auc(prediction)
 
 
-def chance(prediction: evaluate.Predictions, n: int = 500, seed: int = 0) -> evaluate.Estimate:
-    """The metric of these scores on shuffled labels: mean and middle 95 %."""
-    rng, frame = np.random.default_rng(seed), prediction.frame
-    y, score = frame["y"].to_numpy(), frame["score"].to_numpy()
-    null = [association(rng.permutation(y), score) for _ in range(n)]
-    return evaluate.Estimate(float(np.mean(null)), *map(float, np.quantile(null, [0.025, 0.975])))
+def chance(
+    features: Sequence[np.ndarray], y: Any, splits: evaluate.Splits, n: int = 10, seed: int = 0
+) -> evaluate.Estimate:
+    """The whole probe, fitted and chosen anew on shuffled labels ``n`` times: mean, lowest and highest.
+
+    Labels are shuffled within the test folds of the first repeat, so that folds stay as balanced as they are.
+    """
+    rng, y = np.random.default_rng(seed), np.asarray(y)
+
+    def shuffled() -> np.ndarray:
+        new = y.copy()
+        for split in splits.repeat(0):
+            new[split.test] = rng.permutation(y[split.test])
+        return new
+
+    draws = [cross_validate(features, shuffled(), splits) for _ in range(n)]
+    task = draws[0].task
+    null = [
+        evaluate.by_fold(d, "pearson_r" if task == "regression" else "auc")["value"].mean() for d in draws
+    ]
+    return evaluate.Estimate(float(np.mean(null)), float(min(null)), float(max(null)))
 
 
 def first(splits: evaluate.Splits, n: int) -> evaluate.Splits:
@@ -114,26 +149,72 @@ def restrict(prediction: evaluate.Predictions, splits: evaluate.Splits) -> evalu
 
 
 def difference(a: evaluate.Predictions, b: evaluate.Predictions, seed: int = 0) -> evaluate.PairedTest:
-    """Paired bootstrap over people of the metric of ``a`` minus that of ``b``."""
-    name = "pearson_r" if a.task == "regression" else "auc"
-    return evaluate.paired(a, b, method="bootstrap", metric=name, seed=seed)
+    """Paired bootstrap over people of the metric of ``a`` minus that of ``b``, within the folds."""
+    regression = a.task == "regression"
+    if regression:
+        a, b = by_fold(a), by_fold(b)
+    return evaluate.paired(
+        a, b, method="bootstrap", metric="pearson_r" if regression else "auc", seed=seed
+    )
 
 
-def verdicts(predictions: Mapping[str, evaluate.Predictions], name: str, seed: int = 0) -> dict[str, str]:
-    """A sentence for each rival: is ``name`` better, worse, or not distinguishable?"""
-    found = {}
-    for rival in [other for other in predictions if other != name]:
-        result = difference(predictions[name], predictions[rival], seed)
-        lo, hi = result.difference.lo, result.difference.hi
-        word = "better than" if lo > 0 else "worse than" if hi < 0 else "not distinguishable from"
-        found[rival] = f"{name} {word} {rival}: {result}"
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p-values corrected for their number, after Holm."""
+    p = np.asarray(p, float)
+    order, corrected = np.argsort(p, kind="stable"), np.empty(len(p))
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected[order] = np.minimum(steps, 1)
+    return corrected
+
+
+def verdicts(
+    predictions: Mapping[str, Mapping[str, evaluate.Predictions]],
+    name: str,
+    rivals: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """A sentence for each task and rival: is ``name`` better, worse, or not distinguishable?
+
+    ``predictions`` holds one mapping of methods for each task. The p-values are corrected over all sentences
+    (Holm), and a pair of which neither is above chance says so.
+    """
+    pairs = [
+        (task, rival)
+        for task, methods in predictions.items()
+        for rival in rivals or methods
+        if rival != name
+    ]
+    tests = [difference(predictions[task][name], predictions[task][rival], seed) for task, rival in pairs]
+    corrected = holm([test.p for test in tests])
+    found = []
+    for (task, rival), test, p in zip(pairs, tests, corrected, strict=True):
+        clear = p < 0.05
+        word = "not distinguishable from"
+        if clear:
+            word = "better than" if test.difference.value > 0 else "worse than"
+        both = [metric(predictions[task][method]) for method in (name, rival)]
+        level = 0.0 if predictions[task][name].task == "regression" else 0.5
+        note = "" if any(e.lo > level for e in both) else "; neither is above chance"
+        d = test.difference
+        numbers = f"{d.value:+.3f} [{d.lo:+.3f}, {d.hi:+.3f}], corrected p = {p:.3f}"
+        found.append(f"{task}: {name} {word} {rival}: {numbers}{note}")
     return found
 
 
-def outside(x: np.ndarray, y: np.ndarray, fit: np.ndarray, test: np.ndarray) -> float:
-    """AUC or r on other people; the probe's penalty is chosen inside ``fit``. NaN without both classes."""
+def outside(
+    x: np.ndarray, y: np.ndarray, fit: np.ndarray, test: np.ndarray
+) -> evaluate.Predictions | None:
+    """Scores of other people, the probe's penalty chosen inside ``fit``. None without both classes."""
     y = np.asarray(y)
     if len(np.unique(y[test])) < 2:
-        return float("nan")
-    model = evaluate.linear_probe("logistic" if _classes(y) else "ridge").fit(x[fit], y[fit])
-    return association(y[test], model.decision_function(x[test]))
+        return None
+    binary = _classes(y)
+    score = evaluate.linear_probe("logistic" if binary else "ridge").fit(x[fit], y[fit])
+    score = score.decision_function(x[test])
+    predicted = (score > 0).astype(int) if binary else score
+    frame = pd.DataFrame(
+        dict(repeat=0, fold=0, subject=test, y=y[test], score=score, predicted=predicted)
+    )
+    people = f"outside of {len(test)}: {hash(tuple(np.asarray(test).tolist())) & 0xFFFFFFFF:08x}"
+    task = "binary" if binary else "regression"
+    return evaluate.Predictions(frame, task, people, (0, 1) if binary else (), float(len(fit)))

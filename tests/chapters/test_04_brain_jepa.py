@@ -1,5 +1,6 @@
 """The invariants of Brain-JEPA, on the classes of the notebook itself."""
 
+import re
 from importlib.resources import files
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_gradients_and_pools_know_nothing_of_test_people(chapter, monkeypatch):
 @pytest.mark.parametrize("scale", ["rms", "minmax", "none"])
 @pytest.mark.parametrize("regions, patches", [(12, 6), (50, 3), (7, 1)])
 def test_positions_split_into_when_and_where(chapter, scale, regions, patches):
-    pos = chapter.Positions(features=features(regions), D=16, scale=scale)(regions, patches)
+    pos = chapter.Positions(features=features(regions), D=16, position_scale=scale)(regions, patches)
     pos = pos.view(regions, patches, 16)
     assert torch.equal(pos[..., :8], pos[:1, :, :8].expand(regions, -1, -1))
     assert torch.equal(pos[..., 8:], pos[:, :1, 8:].expand(-1, patches, -1))
@@ -210,9 +211,25 @@ def test_packing_loses_and_invents_nothing(chapter):
         assert np.array_equal(label[b].ravel()[target], masks.kind[b][masks.kind[b] > 0].numpy())
 
 
-@pytest.mark.parametrize("patches", [2, 3, 5, 9, 20])
+@pytest.mark.parametrize("mode", ["paper", "public code"])
+@pytest.mark.parametrize("patches", [1, 2])
+def test_too_few_patches_for_masks(chapter, mode, patches):
+    with pytest.raises(BookError, match=f"{patches} patches are too few"):
+        chapter.draw_masks(4, 17, patches, mode)
+
+
+def test_random_masks_have_the_amounts_of_the_default(chapter):
+    context, label = chapter.random_tokens(100, 10, np.random.default_rng(0))
+    assert context.mean() == pytest.approx(0.27, abs=0.002)
+    assert (label > 0).mean() == pytest.approx(0.27, abs=0.002)
+    three = [chapter.three_kinds(100, 10, np.random.default_rng(k)) for k in range(300)]
+    amounts = [np.mean([(x > 0).mean() for x in group]) for group in zip(*three, strict=True)]
+    np.testing.assert_allclose(amounts, 0.27, atol=0.02)
+
+
+@pytest.mark.parametrize("patches", [3, 5, 9, 20])
 def test_masks_for_any_number_of_patches(chapter, patches):
-    context, label = grids(chapter, 20, regions=17, patches=patches) if patches > 2 else ([], [])
+    context, label = grids(chapter, 20, regions=17, patches=patches)
     assert all(c.any() for c in context) and all((x > 0).any() for x in label)
 
 
@@ -229,6 +246,17 @@ def test_public_generator_hides_the_last_patch_and_loses_two_kinds(chapter):
         contexts, targets, n_alpha = chapter.public_lists(16, 60, 10, rng)
         only += min(map(len, targets)) == n_alpha
         last += sum((x % 10 == 9).any() for x in contexts)
+    column, region = np.zeros(10), np.zeros(450)
+    for _ in range(40):
+        masks = chapter.public_masks(16, 450, 10, rng)
+        seen = np.zeros((16, 4500), bool)
+        np.put_along_axis(seen, masks.context.numpy(), True, 1)
+        seen = seen.reshape(16, 450, 10)
+        column += seen.any(1).mean(0) / 40
+        region += seen.any(2).mean(0) / 40
+    np.testing.assert_allclose(column, [0.405, 0.5, 0.495, 1, 1, 1, 1, 0.495, 0.416, 0], atol=0.1)
+    tenths = region.reshape(10, 45).mean(1)
+    assert tenths[0] > 3 * tenths[-1] and tenths[:4].max() < 0.5
     assert last == 0
     assert abs(only / 250 - (1 - (15 / 16) ** 16)) < 0.08  # 2.6 standard errors
 
@@ -514,5 +542,61 @@ def test_values_that_are_no_numbers(chapter, bad):
 
 
 def test_heads_must_divide_the_width(chapter):
-    with pytest.raises(AssertionError, match="choose a divisor"):
+    with pytest.raises(BookError, match="choose a divisor"):
         chapter.Block(D=16, n_heads=3, number=1)
+
+
+def test_width_must_split_into_four(chapter):
+    with pytest.raises(BookError, match="no multiple of 4"):
+        chapter.Positions(features=features(), D=50)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("scaling", ["zscore", "robust"])
+def test_a_scan_with_a_value_that_is_no_number_is_named(chapter, bad, scaling):
+    cohort = data.load_cohort("embedded", n_subjects=20, seed=0)
+    cohort = cohort.select(np.arange(20) < 3)
+    cohort.bold.setflags(write=True)
+    cohort.bold[1, 4, 7] = bad
+    with pytest.raises(BookError, match=f"{cohort.ids[1]}.*{re.escape(str(cohort.atlas.labels[4]))}"):
+        chapter.prepare(cohort, tr=2.0, scaling=scaling)
+
+
+def test_a_flat_region_becomes_zero_and_the_rest_is_scaled(chapter):
+    x = np.random.default_rng(0).normal(1000, 5, (3, 50))
+    x[1] = 1000.0
+    y = chapter.one_scan(x, "sub-1", list("abc"), ratio=(2.0, 2.0), scaling="zscore")
+    assert (y[1] == 0).all() and y[[0, 2]].std(1) == pytest.approx([1, 1])
+
+
+def test_gradients_file_with_too_few_columns(chapter, monkeypatch, tmp_path):
+    atlas = data.load_cohort("embedded", n_subjects=20, seed=0).atlas
+    table = pd.DataFrame(np.ones((len(atlas.labels), 3)), index=atlas.labels)
+    table.to_csv(tmp_path / "g.csv")
+    monkeypatch.setattr(chapter, "atlas", atlas, raising=False)
+    monkeypatch.setattr(chapter, "gradients_file", str(tmp_path / "g.csv"), raising=False)
+    assert chapter.gradients(None, m=3).shape == (len(atlas.labels), 3)
+    with pytest.raises(BookError, match="give 4 columns"):
+        chapter.gradients(None, m=4)
+
+
+def test_scaling_statistics_come_from_the_pool_only(chapter, monkeypatch):
+    x, n = torch.randn(6, R, 40), torch.full((6,), 40)
+    here = dict(scans=x, n_frames=n, scaling="robust", device="cpu", CONFIG={}, PREDICTOR=SIZE["predictor"])
+    here["region_features"] = lambda *a, **k: features()
+    for name, value in here.items():
+        monkeypatch.setattr(chapter, name, value, raising=False)
+    size = {k: SIZE[k] for k in ("p", "D", "depth", "n_heads")}
+    before = chapter.build(np.arange(4), 0, **size).target.spread.clone()
+    x[4:] *= 100
+    assert torch.equal(before, chapter.build(np.arange(4), 0, **size).target.spread)
+
+
+def test_external_people_are_never_in_the_pool(chapter, monkeypatch):
+    role = np.repeat(["labelled", "extra", "external"], [6, 5, 4])
+    here = dict(role=role, everybody=np.flatnonzero(role == "extra"), S=6, extra=object())
+    for name, value in here.items():
+        monkeypatch.setattr(chapter, name, value, raising=False)
+    assert chapter.pool_for(np.array([0])).tolist() == [6, 7, 8, 9, 10]
+    monkeypatch.setattr(chapter, "extra", None, raising=False)
+    assert chapter.pool_for(np.array([0, 3])).tolist() == [1, 2, 4, 5]

@@ -61,8 +61,39 @@ def test_signal_is_found_and_noise_is_not(splits):
     assert holdout.metric(strong).value > 0.9
     estimate = holdout.metric(none)
     assert estimate.lo < 0.5 < estimate.hi
-    assert "better than" in holdout.verdicts({"strong": strong, "none": none}, "strong")["none"]
-    assert "worse than" in holdout.verdicts({"strong": strong, "none": none}, "none")["strong"]
+    both = {"a task": {"strong": strong, "none": none}}
+    (sentence,) = holdout.verdicts(both, "strong")
+    assert sentence.startswith("a task: strong better than none: +") and "neither" not in sentence
+    assert "worse than strong" in holdout.verdicts(both, "none", rivals=["strong"])[0]
+
+
+def test_two_at_chance_are_said_to_be_there(splits):
+    y = np.arange(60) % 2
+    a, b = (holdout.cross_validate([features(y, 0.0, seed)] * 10, y, splits) for seed in (0, 1))
+    (sentence,) = holdout.verdicts({"t": {"a": a, "b": b}}, "a")
+    above = [holdout.metric(x).lo > 0.5 for x in (a, b)]
+    assert ("neither is above chance" in sentence) == (not any(above))
+
+
+def test_holm():
+    np.testing.assert_allclose(holdout.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    assert holdout.holm([0.9, 0.8]).max() == 1
+
+
+def test_a_constant_model_is_not_below_chance(splits):
+    y = np.random.default_rng(0).normal(40, 10, 60)
+    mean = evaluate.cross_validate(lambda s: np.full(len(s.test), y[s.train].mean()), None, y, splits)
+    assert evaluate.pearson_r(mean).value < -0.05, "pooled, a constant model follows its training mean"
+    inside = holdout.by_fold(mean).frame["score"]
+    assert (inside == 0).all()
+
+
+def test_r_within_folds_is_the_mean_of_their_r(splits):
+    y = np.random.default_rng(0).normal(40, 10, 60)
+    x = y[:, None] + 10 * np.random.default_rng(1).standard_normal((60, 4))
+    prediction = holdout.cross_validate([x] * 10, y, splits)
+    each = evaluate.by_fold(prediction, "pearson_r")["value"].mean()
+    assert holdout.metric(prediction).value == pytest.approx(each)
 
 
 def test_regression_and_its_chance(splits):
@@ -71,7 +102,7 @@ def test_regression_and_its_chance(splits):
     x = age[:, None] / 10 + rng.standard_normal((60, 4))
     prediction = holdout.cross_validate([x] * 10, age, splits)
     assert prediction.task == "regression" and holdout.metric(prediction).value > 0.6
-    null = holdout.chance(prediction, n=200)
+    null = holdout.chance([x] * 10, age, splits, n=5)
     assert null.lo < 0 < null.hi < holdout.metric(prediction).value
 
 
@@ -105,8 +136,12 @@ def test_one_array_a_split(splits):
         holdout.cross_validate([features(np.arange(60) % 2, 1)] * 3, np.arange(60) % 2, splits)
 
 
-def test_outside_says_nan_without_both_classes():
+def test_outside_says_nothing_without_both_classes():
     y = np.r_[np.arange(40) % 2, np.zeros(5, int)]
     x = features(y, 2.0)
-    assert np.isnan(holdout.outside(x, y, np.arange(40), np.arange(40, 45)))
-    assert holdout.outside(x, y, np.arange(30), np.arange(30, 40)) > 0.8
+    assert holdout.outside(x, y, np.arange(40), np.arange(40, 45)) is None
+    fit, test = np.arange(30), np.arange(30, 40)
+    found = holdout.outside(x, y, fit, test)
+    assert holdout.metric(found).value > 0.8
+    other = holdout.outside(features(y, 0.0), y, fit, test)
+    assert holdout.difference(found, other).difference.value > 0

@@ -38,6 +38,9 @@ TINY = 1e-12
 
 def standardise(bold: np.ndarray) -> np.ndarray:
     """Mean 0 and variance 1 along time, (S, R, T) or (R, T), in float64; BookError for unusable series."""
+    if isinstance(bold, (list, tuple)) and len({np.shape(x) for x in bold}) > 1:
+        shapes = sorted({np.shape(x) for x in bold})
+        raise BookError(f"series: people differ in regions or frames {shapes}: cut them to one shape")
     x = check_series(bold).astype(np.float64)
     sd = x.std(-1, keepdims=True)
     return (x - x.mean(-1, keepdims=True)) / sd

@@ -7,6 +7,7 @@ networks with two-cycles ("loops") apart.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,14 +163,18 @@ class Board:
     group    method -> set -> (R, R), or (K, R, R) for K trainings
     person   method -> set -> (S, R, R), or (K, S, R, R)
     drawn    method -> set -> (n_draws,) group AUROC, people drawn again with replacement
+    seconds  set -> seconds of all classical group estimates
+    by_seed  methods whose interval runs from the worst to the best training: people hardly move them
     """
 
     truths: Mapping[str, np.ndarray]
-    n_draws: int = 60
+    n_draws: int = 500
     seed: int = 0
+    by_seed: tuple[str, ...] = ()
     group: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     person: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     drawn: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def looped(self, name: str) -> bool:
         """Has the network a two-cycle?"""
@@ -186,16 +191,16 @@ class Board:
 
     def classical(self, name: str, bold: np.ndarray) -> None:
         """Run every classical estimator on a set of people."""
+        start = time.perf_counter()
         found = effective.statistics(bold)
         means = effective.scores({k: v.mean(0) for k, v in found.items()})
-        again = [
-            effective.scores({k: np.tensordot(w, v, 1) for k, v in found.items()})
-            for w in self._weights(len(bold))
-        ]
+        self.seconds[name] = time.perf_counter() - start
+        w = self._weights(len(bold))
+        again = effective.scores({k: np.tensordot(w, v, 1) for k, v in found.items()})
         for method, S in effective.scores(found).items():
             self.person.setdefault(method, {})[name] = S
             self.group.setdefault(method, {})[name] = means[method]
-            values = per_person(np.stack([a[method] for a in again]), self.truths[name])[0]
+            values = per_person(again[method], self.truths[name])[0]
             self.drawn.setdefault(method, {})[name] = values
 
     def add(self, method: str, name: str, *, person: Any = None, group: Any = None) -> None:
@@ -212,24 +217,52 @@ class Board:
                 self.drawn.setdefault(method, {})[name] = values.reshape(self.n_draws, -1).mean(1)
         self.group.setdefault(method, {})[name] = np.asarray(group)
 
-    def scorecard(self, methods: Sequence[str], keys: Sequence[str] = KEYS) -> pd.DataFrame:
-        """Mean metrics of group estimates, over the networks without and with loops."""
+    def scorecard(
+        self, methods: Sequence[str], keys: Sequence[str] = KEYS, *, people: bool = False
+    ) -> pd.DataFrame:
+        """Mean metrics of group estimates, over the networks without and with loops.
+
+        people=True adds the column "one person": the direction of single people.
+        """
         rows = {}
         for method in methods:
             parts = {}
             for loops in (False, True):
                 of = [metrics(self.group[method][n], self.truths[n]) for n in self.sets(loops, method)]
+                where = "with loops" if loops else "no loops"
                 for key in keys if of else ():
-                    parts["with loops" if loops else "no loops", key] = np.mean([m[key] for m in of])
+                    parts[where, key] = np.mean([m[key] for m in of])
+                if of and people and method in self.person:
+                    right = [self._people(method, n, 1).mean() for n in self.sets(loops, method)]
+                    parts[where, "one person"] = np.nanmean(right)
             rows[method] = parts
         table = pd.DataFrame(rows).T
         return table.dropna(axis=1, how="all")
+
+    def per_set(self, methods: Sequence[str]) -> pd.DataFrame:
+        """One row a set: AUROC and direction of single people, and of the group, for every method."""
+        rows = {}
+        for name, truth in self.truths.items():
+            row = {}
+            for method in methods:
+                auc, right = per_person(self.group[method][name], truth)
+                row[method, "AUROC, person"] = self._people(method, name).mean()
+                row[method, "dir, person"] = self._people(method, name, 1).mean()
+                row[method, "AUROC, group"], row[method, "dir, group"] = auc.mean(), right.mean()
+            rows[name] = row
+        return pd.DataFrame(rows).T
 
     def estimate(self, method: str, loops: bool, level: str = "group") -> Estimate | float | None:
         """Mean AUROC over sets with its interval over people (a number alone where people are not drawn)."""
         names = self.sets(loops, method)
         if not names or (level == "person" and method not in self.person):
             return None
+        if method in self.by_seed:
+            source = self.group if level == "group" else self.person
+            K = len(source[method][names[0]])
+            auc = [per_person(source[method][n], self.truths[n])[0].reshape(K, -1) for n in names]
+            each = np.mean([a.mean(1) for a in auc], 0)
+            return Estimate(*map(float, (each.mean(), each.min(), each.max())))
         if level == "group":
             value = np.mean([per_person(self.group[method][n], self.truths[n])[0].mean() for n in names])
             if method not in self.drawn:
@@ -254,16 +287,23 @@ class Board:
         table = {}
         for method in methods:
             cells = {
-                f"{'loops, ' if loops else ''}{level}": self.estimate(method, loops, level)
+                f"{'loops' if loops else 'no loops'}, {level}": self.estimate(method, loops, level)
                 for loops in (False, True)
                 for level in ("group", "person")
             }
             table[method] = {k: v for k, v in cells.items() if v is not None}
         return table
 
-    def record(self, methods: Sequence[str]) -> dict[str, Any]:
-        """Flat metrics for a run record: AUROC, direction and F1 at the true number of edges."""
+    def record(self, methods: Sequence[str], each: Sequence[str] = ()) -> dict[str, Any]:
+        """Flat metrics for a run record: AUROC, AUPRC, direction, F1 at the true number of edges, SHD.
+
+        For the methods in ``each`` also the values of ``per_set``, one by one.
+        """
         flat: dict[str, Any] = {}
+        for (method, what), column in self.per_set(each).items() if each else ():
+            for name, value in column.items():
+                key = f"{method}_{what}_{name}".lower().replace(",", "").replace(" ", "_")
+                flat[key] = value
         for method in methods:
             key = method.replace(" ", "")
             for prefix, loops in KINDS.items():
@@ -273,7 +313,7 @@ class Board:
                     name = "subject_auroc" if level == "person" else "auroc"
                     flat |= {} if value is None else {f"{key}_{prefix}{name}": value}
                 of = [metrics(self.group[method][n], self.truths[n]) for n in names]
-                for what in ("direction", "f1_oracle") if of else ():
+                for what in ("direction", "f1_oracle", "auprc", "shd_1") if of else ():
                     flat[f"{key}_{prefix}{what}"] = float(np.mean([m[what] for m in of]))
                 if names and method in self.person:
                     right = [self._people(method, n, 1).mean() for n in names]
@@ -281,7 +321,11 @@ class Board:
         return flat
 
     def compare(self, a: str, b: str, loops: bool) -> tuple[Estimate, float, str]:
-        """AUROC of single people, method a minus b on the same people: interval, p, and a sentence."""
+        """AUROC of single people, method a minus b on the same people: interval, p, and a sentence.
+
+        The unit is the person, the networks are given; with five networks or more the sentence adds the p of
+        a t test whose unit is the network.
+        """
         names = self.sets(loops, a)
         each = [self._people(a, n) - self._people(b, n) for n in names]
         again = self._resampled(each, 4000).mean(0)
@@ -292,4 +336,7 @@ class Board:
         word = "better than" if e.lo > 0 else "worse than" if e.hi < 0 else "not distinguishable from"
         ahead = sum(x.mean() > 0 for x in each)
         where = f"{'with' if loops else 'no'} loops, ahead on {ahead} of {len(names)} sets"
-        return e, p, f"{a} {word} {b}: {e:+.3f}, {'p < 0.001' if p < 0.001 else f'p = {p:.3f}'} ({where})"
+        show = lambda p: "p < 0.001" if p < 0.001 else f"p = {p:.3f}"  # noqa: E731
+        if len(names) > 4:
+            where += f"; networks as units, {show(stats.ttest_1samp([x.mean() for x in each], 0).pvalue)}"
+        return e, p, f"{a} {word} {b} on these networks: {e:+.3f}, {show(p)} ({where})"

@@ -112,3 +112,9 @@ def test_bad_series_give_one_clear_error(bold):
         effective.group(bold[:0])
     with pytest.raises(BookError, match="tanh or skew"):
         effective.pairwise(effective.standardise(bold), "cube")
+
+
+def test_people_of_unequal_length_are_one_clear_error():
+    people = [np.random.default_rng(0).standard_normal((3, T)) for T in (100, 90)]
+    with pytest.raises(BookError, match="differ"):
+        effective.standardise(people)

@@ -133,7 +133,16 @@ def test_the_board_keeps_kinds_apart_and_compares_people():
     assert isinstance(record["good_subject_auroc"], Estimate) and record["fixed_auroc"] == 1.0
     expected = {"good_feedback_auroc", "good_direction", "good_f1_oracle", "softpwling_subject_direction"}
     assert expected <= set(record)
-    assert set(board.evidence(["good"])["good"]) == {"group", "person", "loops, group", "loops, person"}
+    columns = {f"{where}, {level}" for where in ("no loops", "loops") for level in ("group", "person")}
+    assert set(board.evidence(["good"])["good"]) == columns
+    each = board.per_set(["good", "poor"])
+    assert list(each.index) == ["a", "b"]
+    auc = [graphs.metrics(S, CHAIN)["auroc"] for S in board.person["poor"]["a"]]
+    assert each.loc["a", ("poor", "AUROC, person")] == pytest.approx(np.mean(auc))
+    board.by_seed = ("poor",)
+    e = board.estimate("poor", False, "person")
+    assert (e.value, e.lo, e.hi) == pytest.approx((np.mean(auc), min(auc), max(auc)))
+    assert board.scorecard(["poor"], ["auprc"], people=True).shape == (1, 4)
     table = board.scorecard(["good", "fixed"], ["auroc", "f1"])
     assert table.loc["fixed", ("no loops", "auroc")] == 1 and table.shape == (2, 4)
     with pytest.raises(BookError, match="neither"):

@@ -24,31 +24,14 @@ R = 450 (106 GFLOP/s): row one 9.8 CPU-s, 81 %; masks of the chapter 14.1 CPU-s,
 from __future__ import annotations
 
 import argparse
-import time
 
 import numpy as np
 import torch
+from machine import cpu_seconds, matmul_rate
 
 from helpers import chapters, train
 
 D, DEPTH, HEADS, D_G, DEPTH_G, P, PATCH = 384, 12, 6, 384, 6, 10, 16
-
-
-def cpu_seconds(work, repeats: int) -> float:
-    """Fastest CPU time of ``work()`` over repeats, after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return float(np.min(times))
-
-
-def matmul_rate() -> float:
-    """GFLOP/s of this machine's fp32 matrix product, one thread."""
-    a = torch.randn(1024, 1024)
-    return 2 * 1024**3 / cpu_seconds(lambda: a @ a, 20) / 1e9
 
 
 def block_gflop(n: int, d: int, queries: int | None = None) -> float:
@@ -136,7 +119,7 @@ def report(chapter, R: int, B: int, steps: int, rate: float, ablate: bool) -> No
     for name, (masks, options) in variants.items():
         n, k = int(masks.seen.sum()) // B, int((masks.kind > 0).sum()) // B
         floor = gflop(R, n, k, True) * B / rate
-        seconds = cpu_seconds(step(chapter, R, B, masks, **options), steps)
+        seconds = cpu_seconds(step(chapter, R, B, masks, **options), steps, np.min)
         first = first or seconds
         rates = f"{floor / seconds:.0%} of the matmul rate (floor {floor:.2f}), x {seconds / first:.2f}"
         print(f"R {R}, batch {B}: {seconds:6.2f} CPU-s a step, {rates}: {name}", flush=True)
@@ -152,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     train.set_threads(1)
     chapter = chapters.load("04_brain_jepa")
-    rate = matmul_rate()
+    rate = matmul_rate(20, np.min)
     print(f"matmul {rate:.0f} GFLOP/s")
     batch = 4 if options.regions < 200 else 1
     report(chapter, options.regions, batch, options.steps, rate, options.ablate)

@@ -11,32 +11,14 @@ measured on another machine that multiplies at 100 GFLOP/s: 9.8 CPU-seconds with
 from __future__ import annotations
 
 import argparse
-import time
 
-import numpy as np
 import torch
+from machine import cpu_seconds, matmul_rate
 
 from helpers import chapters, train
 
 GFLOP_A_SAMPLE = 21.35
 BATCH, R, T = 16, 100, 200
-
-
-def cpu_seconds(work, repeats: int) -> float:
-    """Median CPU time of ``work()`` over repeats, after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return float(np.median(times))
-
-
-def matmul_rate() -> float:
-    """GFLOP/s of this machine's fp32 matrix product, one thread."""
-    a = torch.randn(1024, 1024)
-    return 2 * 1024**3 / cpu_seconds(lambda: a @ a, 30) / 1e9
 
 
 def step(chapter, dropout: float, target_dropout: bool = False, bits: bool = True):

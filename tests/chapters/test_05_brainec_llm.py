@@ -464,3 +464,19 @@ def test_people_of_unequal_length_are_refused(chapter):
     with pytest.raises(BookError) as caught:
         chapter.windows(ragged, 64)
     assert "\n" not in str(caught.value)
+
+
+def test_edge_layer_equals_its_loop(chapter):
+    torch.manual_seed(0)
+    layer, e = chapter.EdgeLayer(D=12), torch.randn(1, 4, 4, 12)
+    h = layer.norm(e)[0]
+    a, b = layer.path(h).chunk(2, -1)
+    twin = torch.empty_like(h)
+    for i in range(4):
+        for j in range(4):
+            path = sum(a[i, k] * b[k, j] for k in range(4)) / 2  # square root of four regions
+            around = [torch.cat([h[:, r].mean(0), h[r].mean(0)]) for r in (i, j)]  # arriving, leaving
+            y = layer.mix(torch.cat([h[i, j], h[j, i], path]))
+            y = y + layer.from_i(around[0]) + layer.from_j(around[1])
+            twin[i, j] = e[0, i, j] + layer.out(torch.nn.functional.gelu(y))
+    torch.testing.assert_close(layer(e)[0], twin, atol=1e-5, rtol=1e-5)

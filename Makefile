@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install book test test-code test-notebooks test-book run lab serve lint clean
+.PHONY: help install book test test-code test-notebooks test-book run lab serve lint coursework clean
 
 PYTHON  ?= python3
 PROFILE ?= embedded
@@ -16,7 +16,7 @@ PORT ?= 8000
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-EXTRAS := book,test,dev,llm
+EXTRAS := book,test,dev,llm,teach,cluster
 TORCH   = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Two notebooks at a time where there are two cores and 4 GB for each, otherwise one after the other.
 JOBS   ?= $(shell $(PY) -c "import os, psutil; print(max(1, min(2, os.cpu_count() or 1, psutil.virtual_memory().total // (5 * 2**30))))" 2>/dev/null || echo 1)
@@ -53,7 +53,7 @@ test: test-code test-notebooks test-book  ## every check: ruff, unit, chapters, 
 test-code: $(STAMP)  # ruff, unit, chapter and notebook-lint tests
 	@$(PY) -m ruff check src tests notebooks
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadscope \
-	  $(wildcard tests/unit tests/chapters tests/notebooks)
+	  $(wildcard tests/unit tests/chapters tests/notebooks tests/coursework)
 
 test-notebooks: $(STAMP)  # every cell runs; cells tagged nbval-check-output give the committed output
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env \
@@ -77,6 +77,9 @@ serve: $(STAMP)  ## serve the built book on this machine (PORT=8000)
 lint: $(STAMP)  ## ruff, and the notebook rules
 	@$(PY) -m ruff check src tests notebooks
 	@$(PY) -m pytest -q tests/notebooks
+
+coursework: $(STAMP)  ## the exercises for students, without solutions, into _build/coursework
+	@$(PY) -m helpers.coursework release
 
 clean:  ## remove the built book and the outputs of runs (not .venv, not the data)
 	@rm -rf _build _runs .pytest_cache .ruff_cache .hypothesis

@@ -137,7 +137,7 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_make_help_lists_the_targets() -> None:
     done = make(ROOT, "-s", "help")
-    for target in ("help", "book", "test", "run", "lab", "serve", "lint", "clean"):
+    for target in ("help", "book", "test", "run", "lab", "serve", "lint", "coursework", "clean"):
         assert re.search(rf"^  {target} ", done.stdout, flags=re.M), target
 
 

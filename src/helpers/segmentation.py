@@ -198,19 +198,56 @@ def augment(x: Tensor, y: Tensor, patch: Sequence[int] | None = None) -> tuple[T
     return x, y
 
 
+CUTS = torch.linspace(-3, 1, 9)  # candidates on the logits
+
+
+def cut_counts(logits: Tensor, truth: Tensor, candidates: Tensor = CUTS) -> Tensor:
+    """Twice the overlap and the sum of both sizes for every cut: (cuts, C, 2). Batches may be added up.
+
+    ``logits`` (N, C, *space); ``truth`` bool, the same shape.
+    """
+    if logits.shape != truth.shape:
+        raise BookError(
+            f"best_cuts: logits {tuple(logits.shape)} and truth {tuple(truth.shape)} do not match"
+        )
+    space, rows = [0, *range(2, logits.ndim)], []
+    for cut in candidates:
+        found = logits > cut
+        rows.append(torch.stack([2 * (found & truth).sum(space), found.sum(space) + truth.sum(space)], -1))
+    return torch.stack(rows)
+
+
 def best_cuts(logits: Tensor, truth: Tensor, candidates: Sequence[float] | None = None) -> Tensor:
     """The cut on the logits with the best Dice over all images, for every channel: (C,).
 
     ``logits`` (N, C, *space); ``truth`` bool, the same shape. Give training images: a cut is a fitted number.
     """
-    options = torch.linspace(-3, 1, 9) if candidates is None else torch.as_tensor(candidates)
-    if logits.shape != truth.shape:
-        raise BookError(
-            f"best_cuts: logits {tuple(logits.shape)} and truth {tuple(truth.shape)} do not match"
-        )
-    space = [0, *range(2, logits.ndim)]
-    dice = []
-    for cut in options:
-        found = logits > cut
-        dice.append(2 * (found & truth).sum(space) / (found.sum(space) + truth.sum(space)).clamp_min(1))
-    return options[torch.stack(dice).argmax(0)].to(logits)
+    options = CUTS if candidates is None else torch.as_tensor(candidates)
+    return cuts_from(cut_counts(logits, truth, options), options).to(logits)
+
+
+def cuts_from(counts: Tensor, candidates: Tensor = CUTS) -> Tensor:
+    """The best cut of each channel, from the sum of :func:`cut_counts` over batches: (C,)."""
+    return candidates[(counts[..., 0] / counts[..., 1].clamp_min(1)).argmax(0)]
+
+
+def judge(
+    predict: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    names: np.ndarray,
+    *metrics: Callable[..., np.ndarray],
+) -> list[np.ndarray]:
+    """Each metric as (P, S, K), for ``predict`` from images (N, ...) to P predictions (P, N, K, *space).
+
+    A few people at a time (of volumes one), and their predictions are forgotten: memory does not grow.
+    ``metrics`` are called as ``metric(prediction, truth, subjects=names)``, such as :func:`dice`.
+    """
+    if not len(x) == len(y) == len(names):
+        raise BookError(f"judge: {len(x)} images, {len(y)} truths and {len(names)} names do not match")
+    order, at_once, found = list(dict.fromkeys(names.tolist())), 5 if x.ndim == 4 else 1, []
+    for i in range(0, len(order), at_once):
+        rows = np.isin(names, order[i : i + at_once])
+        answers, truth, who = predict(x[rows]), y[rows], names[rows]
+        found.append([[metric(a, truth, subjects=who) for a in answers] for metric in metrics])
+    return [np.concatenate(parts, 1) for parts in zip(*found, strict=True)]

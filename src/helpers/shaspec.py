@@ -7,18 +7,24 @@ The method itself is in the notebook. Here is what it is compared with, and what
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from helpers import segmentation
+from helpers import evaluate, plot, records, segmentation, train
+from helpers.data import avmnist
 
 # ------------------------------------------------------------------------------------------------- pictures
 
@@ -31,6 +37,14 @@ LABEL_COLOURS = np.array(
 def middle(image: Tensor) -> Tensor:
     """A slice (H, W) as it is; of a volume (D, H, W) the slice in the middle."""
     return image if image.ndim == 2 else image[len(image) // 2]
+
+
+def centre(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """Images (B, M, *space) cut to ``patch`` about their middle, where they are larger."""
+    for axis, n in enumerate(patch, start=2):
+        extra = max(0, x.shape[axis] - n)
+        x = x.narrow(axis, extra // 2, x.shape[axis] - extra)
+    return x
 
 
 def show(ax: Axes, image: Tensor, regions: Tensor | None = None, title: str = "") -> None:
@@ -48,39 +62,168 @@ def show(ax: Axes, image: Tensor, regions: Tensor | None = None, title: str = ""
         ax.set(xlim=(columns[0] - 1.5, columns[-1] + 1.5), ylim=(rows[-1] + 1.5, rows[0] - 1.5))
 
 
+def mask_figure(scores: Mapping[str, np.ndarray], lone: np.ndarray, names: Sequence[str], regions) -> Figure:
+    """Mean Dice by mask, a panel a region: ``scores`` (masks, S, K) by method, intervals of the first;
+    ``lone`` (few, S, K) are the dedicated models of the first masks."""
+    style = dict(figsize=(7, 6.4), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(regions), **style)
+    rows, offsets = np.arange(len(names)), np.linspace(-0.27, 0.27, len(scores))
+    for k, (ax, region) in enumerate(zip(axes[0], regions, strict=True)):
+        spans = [segmentation.mean(s) for s in next(iter(scores.values()))[..., k]]
+        lo, hi = ([getattr(e, end) for e in spans] for end in ("lo", "hi"))
+        ax.hlines(rows + offsets[0], lo, hi, color=plot.CYCLE[0], lw=1.5)
+        for (name, s), marker, colour, up in zip(scores.items(), "o^xs", plot.CYCLE, offsets, strict=False):
+            means = segmentation.average(s[..., k], 1)
+            ax.plot(means, rows + up, marker, ms=5, color=colour, label=name)
+        means = segmentation.average(lone[..., k], 1)
+        ax.plot(means, range(len(lone)), "D", ms=5, mfc="none", color="black", label="dedicated")
+        ax.hlines(rows[:-1] + 0.5, 0, 1, color="0.9", lw=0.6)
+        ax.set(title=region, xlabel="Dice", xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+        ax.set_yticks(rows, names)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def clouds(ax: Axes, r: np.ndarray, s: np.ndarray, names: Sequence[str], title: str) -> None:
+    """t-SNE of shared (crosses) and specific (circles) features (N, M, C), one colour a modality."""
+    flat = np.concatenate([z.reshape(-1, z.shape[-1]) for z in (r, s)])
+    perplexity = min(20, (len(flat) - 1) / 3)
+    xy = TSNE(perplexity=perplexity, max_iter=300, random_state=0).fit_transform(flat)
+    for z, marker in zip(xy.reshape(2, *r.shape[:2], 2), "xo", strict=True):
+        for i, (name, colour) in enumerate(zip(names, plot.CYCLE, strict=False)):
+            ax.plot(*z[:, i].T, marker, ms=3, color=colour, label=name if marker == "o" else None)
+    ax.set(title=title, xticks=[], yticks=[])
+    if ax.get_subplotspec().is_first_col():
+        handles = ax.get_legend_handles_labels()
+        ax.figure.legend(*handles, loc="outside lower center", ncols=len(names))
+
+
+def bars(table: pd.DataFrame, label: str, title: str) -> Axes:
+    """Pairs of horizontal bars, a row each: grey the first column, in colour the second."""
+    ax = table.plot.barh(figsize=(7, 1.9), color=["0.7", plot.COLOURS["method"]], xlabel=label)
+    ax.set(title=title, xlim=(0, 1.8 * table.to_numpy().max()))
+    return ax
+
+
+def budget_figure(curve: Mapping[str, evaluate.Estimate], names: Mapping[str, str], title: str) -> Axes:
+    """Dots with intervals over training steps. ``curve``: KEY_STEPS -> Estimate; ``names``: label -> KEY."""
+    _, axes = plot.panel(1, height=3.2)
+    shifts = np.linspace(0.97, 1.03, max(2, len(names)))
+    for (name, key), colour, shift in zip(names.items(), plot.CYCLE, shifts, strict=False):
+        at = {int(k.removeprefix(f"{key}_")): e for k, e in curve.items() if k.rpartition("_")[0] == key}
+        at = {n * shift: at[n] for n in sorted(at)}
+        axes[0].plot(list(at), [e.value for e in at.values()], "o-", color=colour, label=name)
+        for n, e in at.items():
+            axes[0].plot([n, n], [e.lo, e.hi], color=colour, lw=1.2)
+    axes[0].set(xlabel="training steps", ylabel="Dice", title=title)
+    axes[0].legend()
+    return axes[0]
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+def percent(e: evaluate.Estimate) -> str:
+    """An Estimate of a share, in per cent: ``47 (44 to 51)``."""
+    return f"{100 * e.value:.0f} ({100 * e.lo:.0f} to {100 * e.hi:.0f})"
+
+
+def points(e: evaluate.Estimate) -> str:
+    """A difference of shares, in points: ``+1.2 (-0.3 to +2.7)``."""
+    return f"{100 * e.value:+.1f} ({100 * e.lo:+.1f} to {100 * e.hi:+.1f})"
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def recorded(run: records.Run, name: str) -> evaluate.Estimate | float | None:
+    """A metric, with its interval if it has one, of this run or else of the public record; None without."""
+    if name not in run.metrics:
+        return records.metric(run.chapter, "public", name)
+    if f"{name}_lo" not in run.metrics:
+        return run.metrics[name]
+    return evaluate.Estimate(*(run.metrics[name + end] for end in ("", "_lo", "_hi")))
+
+
+def recorded_group(run: records.Run, prefix: str) -> dict[str, evaluate.Estimate | float | None]:
+    """All metrics whose names begin so, of this run or else of the public record, by what follows."""
+    for source in (run, records.load(run.chapter, "public")):
+        names = [n for n in getattr(source, "metrics", {}) if n.startswith(prefix)]
+        names = [n for n in names if not n.endswith(("_lo", "_hi"))]
+        if names:
+            return {n.removeprefix(prefix): recorded(run, n) for n in names}
+    return {}
+
+
+def variation(history: train.History) -> float:
+    """Spread of the shared feature over images, over its mean size, in the last epoch; 0 without one."""
+    last = history.frame.iloc[-1]
+    return float(last.get("spread of r", 0.0) / last.get("size of r", 1.0))
+
+
+def auc_by_person(label: Tensor, score: Tensor, names: np.ndarray, n_boot: int = 300) -> evaluate.Estimate:
+    """AUC of rows (N,) with a 95 % interval; the bootstrap draws people, not rows."""
+    label, score = label.numpy(), score.numpy()
+    rows = [np.flatnonzero(names == person) for person in np.unique(names)]
+    rng, draws = np.random.default_rng(0), []
+    for _ in range(n_boot):
+        drawn = np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))])
+        if 0 < label[drawn].mean() < 1:
+            draws.append(roc_auc_score(label[drawn], score[drawn]))
+    lo, hi = np.quantile(draws, [0.025, 0.975])
+    return evaluate.Estimate(float(roc_auc_score(label, score)), float(lo), float(hi))
+
+
 # ----------------------------------------------------------------------------------------- rivals and chance
 
 
-def pixel_classifier(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Logistic regression on single pixels (n, contrasts): which of ``new`` are inside, (m,) bool.
+def pixel_classifier(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Logistic regression on single pixels (n, contrasts): a function that says which pixels are inside.
 
     The threshold is the one with the best Dice on the training pixels.
     """
+    if not y.any():
+        return lambda new: np.zeros(len(new), bool)
     model = LogisticRegression(C=1.0).fit(x, y)
     p = model.predict_proba(x)[:, 1]
     cuts = np.quantile(p, np.clip(1 - y.mean() * np.array([0.5, 0.75, 1, 1.5, 2, 3]), 0, 1))
     best = max(cuts, key=lambda cut: (y & (p > cut)).sum() / (y.sum() + (p > cut).sum()))
-    return model.predict_proba(new)[:, 1] > best
+    return lambda new: model.predict_proba(new)[:, 1] > best if len(new) else np.zeros(0, bool)
 
 
-def pixel_predictions(
-    train: tuple[Tensor, Tensor, Tensor], test: tuple[Tensor, Tensor], masks: Tensor, *, seed: int = 0
-) -> Tensor:
-    """One pixel classifier a mask and region, fitted on 20,000 pixels: bool (masks, N, K, *space).
+def brain(x: Tensor) -> Tensor:
+    """Where any contrast of scaled images (N, M, *space) is not 0: (N, *space) bool."""
+    return (x != 0).any(1)
 
-    ``train``: images (N, M, ...), regions (N, K, ...), brain (N, ...); ``test``: images and brain.
+
+def pixel_baseline(
+    x: Tensor, y: Tensor, masks: Tensor, *, n_pixels: int = 20_000, seed: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """One pixel classifier a mask and region: a function from images to regions, bool (masks, N, K, *space).
+
+    Fitted on equally many brain pixels of each training image ``x`` (N, M, *space) with ``y`` (N, K, *space).
     """
-    (x, y, brain), (new, inside) = train, test
-    n = int(brain.sum())
-    drawn = np.random.default_rng(seed).choice(n, min(20_000, n), replace=False)
-    pixels, truths = (t.movedim(1, -1)[brain][drawn].numpy() for t in (x, y))
-    rows = new.movedim(1, -1)[inside].numpy()
-    out = torch.zeros(len(masks), len(new), y.shape[1], *new.shape[2:], dtype=torch.bool)
-    for m, mask in enumerate(masks.numpy()):
-        for k in range(y.shape[1]):
-            found = pixel_classifier(pixels[:, mask], truths[:, k], rows[:, mask])
-            out[m, :, k][inside] = torch.from_numpy(found)
-    return out
+    rng, pixels, truths = np.random.default_rng(seed), [], []
+    for image, regions in zip(x, y, strict=True):
+        at = (image != 0).any(0).nonzero().numpy()
+        at = tuple(at[rng.integers(0, len(at), -(-n_pixels // len(x)))].T)
+        pixels.append(image.numpy()[:, *at].T)
+        truths.append(regions.numpy()[:, *at].T)
+    pixels, truths = np.concatenate(pixels), np.concatenate(truths)
+    table = masks.numpy()
+    fitted = [[pixel_classifier(pixels[:, m], t) for t in truths.T] for m in table]
+
+    def predict(new: Tensor) -> Tensor:
+        inside = brain(new)
+        rows = new.movedim(1, -1)[inside].numpy()
+        out = torch.zeros(len(masks), len(new), y.shape[1], *new.shape[2:], dtype=torch.bool)
+        for m, mask in enumerate(table):
+            for k, classify in enumerate(fitted[m]):
+                out[m, :, k][inside] = torch.from_numpy(classify(rows[:, mask]))
+        return out
+
+    return predict
 
 
 def unlike(x: Tensor) -> Tensor:
@@ -89,6 +232,13 @@ def unlike(x: Tensor) -> Tensor:
     x[:, 1], x[:, 3] = -x[:, 1], -x[:, 3]
     x[:, 2] = torch.where(brain, (folded - folded[brain].mean()) / folded[brain].std(), 0.0)
     return x
+
+
+def linear_answers(features: np.ndarray, pairs: avmnist.Pairs, C: float = 1.0) -> np.ndarray:
+    """Digits of the test pairs by logistic regression on features (S, ...), fitted on the training pairs."""
+    flat = features.reshape(len(features), -1)
+    model = LogisticRegression(C=C, max_iter=1000).fit(flat[pairs.train], pairs.labels[pairs.train])
+    return model.predict(flat[pairs.test])
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
@@ -151,8 +301,9 @@ class SMIL(LateFusion):
     original also learns to perturb features; see ``smil_step`` for the meta-learning.
     """
 
-    def __init__(self, centres: Tensor) -> None:
+    def __init__(self, centres: Tensor | None = None) -> None:
         super().__init__()
+        centres = torch.zeros(10, 20, 20) if centres is None else centres
         self.register_buffer("centres", centres)
         self.mixture, self.noise = nn.Linear(784, len(centres)), nn.Linear(784, 1)
 
@@ -187,14 +338,20 @@ def centres(sounds: Tensor, n: int = 10, seed: int = 0) -> Tensor:
     return torch.from_numpy(found).float().unflatten(1, sounds.shape[1:])
 
 
-def step_seconds(model: nn.Module, step: Callable, batch: Sequence[Tensor], repeats: int = 6) -> float:
-    """Median wall time of a training step, forward and backward."""
+def seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """Shortest wall time of a call, after one to warm up: what the machine can do when nothing else runs."""
+    work()
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
-        step(model.train(), batch).backward()
+        work()
         times.append(time.perf_counter() - began)
-    return float(np.median(times))
+    return min(times)
+
+
+def step_seconds(model: nn.Module, step: Callable, batch: Sequence[Tensor], repeats: int = 5) -> float:
+    """Shortest wall time of a training step, forward and backward."""
+    return seconds(lambda: step(model.train(), batch).backward(), repeats)
 
 
 def aliased(tones: np.ndarray) -> np.ndarray:
@@ -203,6 +360,19 @@ def aliased(tones: np.ndarray) -> np.ndarray:
     kept = np.sin(2 * np.pi * np.asarray(tones)[:, None] * t)[:, :7998:3]
     return np.abs(np.fft.rfft(kept)).argmax(1) * 8000 / kept.shape[1]
 
+
+def tone_plot(ax: Axes) -> None:
+    """True tones against where they appear in the published MFCC (:func:`aliased`)."""
+    tones = np.linspace(50, 3900, 78)
+    ax.plot(tones / 1000, aliased(tones) / 1000, ".", color=plot.COLOURS["method"])
+    ax.set(xlabel="true tone, kHz", ylabel="published, kHz", title="pure tones")
+
+
+# the metrics of the digits, in the order of the figure
+DIGIT_KEYS = (
+    "linear", "image_only", "late_fusion_20", "shaspec_05", "shaspec_10", "shaspec_15", "shaspec_20",
+    "smil_20", "upper", "shaspec_both_20", "shaspec_both_100",
+)  # fmt: skip
 
 # --------------------------------------------------------------------------------------------------- reports
 
@@ -278,6 +448,18 @@ TABLE1 = """
 """
 # Table 3: accuracy %, 5, 10, 15 and 20 % of the sounds in training.
 TABLE3 = {"SMIL": (92.89, 93.11, 93.33, 94.44), "ShaSpec": (93.33, 93.56, 93.78, 94.67)}
+
+
+# what records.compare puts into the column of the paper
+PAPER = {
+    "dice_et_mean15": "0.62", "dice_tc_mean15": "0.77", "dice_wt_mean15": "0.86",
+    "dice_et_dedicated_mean4": "0.52", "dice_tc_dedicated_mean4": "0.74", "dice_wt_dedicated_mean4": "0.84",
+    "dice_wt_flair_only": "0.89", "avmnist_image_only": "0.92 (10,000 images)", "avmnist_shaspec_05": "0.93",
+    "avmnist_shaspec_10": "0.94", "avmnist_shaspec_15": "0.94", "avmnist_shaspec_20": "0.95",
+    "avmnist_smil_20": "0.94", "avmnist_upper": "0.98", "avmnist_shaspec_both_20": "0.95 (read off)",
+    "avmnist_shaspec_both_100": "0.98 (read off)", "smil_over_shaspec_step_time": "5.1",
+    "n_parameters": "187.71 M (code)",
+}  # fmt: skip
 
 
 def table1() -> np.ndarray:

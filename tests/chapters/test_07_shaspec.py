@@ -212,8 +212,40 @@ def test_tiles_and_whole_images_agree(chapter, masks):
     torch.testing.assert_close(logits, chapter.every_mask(model, x, masks), atol=1e-4, rtol=1e-4)
     larger = torch.randn(1, 4, chapter.patch[0] + 8, chapter.patch[1])
     assert chapter.logits_of(model, larger, masks).shape == (1, 45, *larger.shape[2:])
-    inside = chapter.segment(model, x, masks, fit=(x, torch.rand(3, 3, *chapter.patch) < 0.1))
+    predict = chapter.segmenter(model, masks, fit=(x, torch.rand(3, 3, *chapter.patch) < 0.1))
+    inside = predict(x)
     assert inside.shape == (15, 3, 3, *chapter.patch) and inside.dtype == torch.bool
+    assert torch.equal(predict(x[1:2]), inside[:, 1:2]), "an image is judged by itself"
+
+
+def test_scores_a_few_people_at_a_time_are_the_scores_of_all(chapter, masks):
+    names, x = np.repeat([f"p{i}" for i in range(12)], 2), torch.randn(24, 4, 8, 8)
+    y, seen = torch.rand(24, 3, 8, 8) < 0.3, []
+
+    def predict(x):
+        seen.append(len(x))
+        return torch.stack([x[:, :3] > 0, x[:, 1:] > 0.5])
+
+    dice, far = segmentation.judge(predict, x, y, names, segmentation.dice, segmentation.hausdorff95)
+    assert dice.shape == far.shape == (2, 12, 3) and seen == [10, 10, 4]
+    np.testing.assert_allclose(dice[1], segmentation.dice(x[:, 1:] > 0.5, y, subjects=names))
+    seen.clear()
+    segmentation.judge(lambda x: (seen.append(len(x)), x[None, :, :3] > 0)[1:][0], x[..., None], y[..., None],
+                       names, segmentation.dice)  # fmt: skip
+    assert seen == [2] * 12, "one person's volumes at a time"
+    with pytest.raises(BookError, match="do not match"):
+        segmentation.judge(predict, x, y, names[1:], segmentation.dice)
+
+
+def test_a_constant_shared_feature_reaches_the_decoder(chapter, masks):
+    model, x = net(chapter).eval(), torch.randn(4, 4, *chapter.patch)
+    few = chapter.on_available(model.shared, x, torch.ones(4, 4).bool())[-1]
+    constant = few.mean((0, 1), keepdim=True).expand_as(few)
+    plain, swapped = (
+        chapter.every_mask(model, x, masks[[0, 14]], mix)
+        for mix in (None, lambda code: ([*code[0][:-1], constant], code[1]))
+    )
+    assert plain.shape == swapped.shape and not torch.allclose(plain, swapped)
 
 
 def test_no_convolution_runs_on_a_single_thin_volume_in_3d(chapter, masks):
@@ -361,6 +393,18 @@ def test_smil_sends_a_gradient_through_the_inner_step():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_thinned_digits_keep_a_modality_in_every_row(chapter, monkeypatch):
+    from helpers.simulate import digits
+
+    pairs = digits.pairs(seed=0)
+    for name, value in {"pairs": pairs, "seed": 0}.items():
+        monkeypatch.setitem(chapter.who_has.__globals__, name, value)
+    have = chapter.who_has(0.2, 0, 0.2)
+    assert have.float().mean(0).tolist() == pytest.approx([0.2, 0.2]) and not have.any(1).all()
+    assert not torch.equal(have[:, 0], have[:, 1]), "images and sounds are thinned independently"
+    assert chapter.who_has(0.05, 0)[:, 0].all()
+
+
 def test_image_and_report(chapter):
     y = torch.rand(20, 3, 16, 16) < 0.05
     y[:10, 0] = False
@@ -384,13 +428,15 @@ def test_zero_volumes_explode_and_noise_does_not():
 
 
 def test_the_pixel_classifier_finds_a_bright_region_and_sees_its_mask_only(masks):
-    x, brain = torch.randn(4, 4, 16, 16), torch.ones(4, 16, 16).bool()
+    x = torch.randn(4, 4, 16, 16)
     y = (x[:, :1] > 1).expand(-1, 3, -1, -1)  # bright in the first contrast
-    found = shaspec.pixel_predictions((x, y, brain), (x, brain), masks)
+    found = shaspec.pixel_baseline(x, y, masks)(x)
     dice = segmentation.dice(found[0], y)
     assert dice.min() > 0.95 and segmentation.dice(found[1], y).max() < 0.6
     other = torch.where(masks[0].view(1, 4, 1, 1), x, 0.0)
-    assert torch.equal(found[0], shaspec.pixel_predictions((other, y, brain), (other, brain), masks[:1])[0])
+    assert torch.equal(found[0], shaspec.pixel_baseline(other, y, masks[:1])(other)[0])
+    x[:, :, :4] = 0
+    assert not shaspec.pixel_baseline(x, y, masks)(x)[..., :4, :].any(), "nothing outside the brain"
 
 
 def test_unlike_keeps_the_background_and_flair():
@@ -418,6 +464,22 @@ def test_published_table_recomputes():
 
 def test_pure_tones_fold_in_the_published_mfcc():
     np.testing.assert_allclose(shaspec.aliased(np.array([500.0, 3000.0, 1000.0])), [1500, 1000, 3000], atol=5)
+
+
+def test_auc_by_person_draws_people():
+    label = torch.tensor([0, 1] * 20).bool()
+    score, names = label.float() + torch.randn(40), np.repeat(np.arange(8), 5).astype(str)
+    e = shaspec.auc_by_person(label, score, names)
+    assert e.lo < e.value < e.hi
+    assert shaspec.auc_by_person(label, label.float(), names).value == 1
+
+
+def test_numbers_are_taken_from_this_run_before_the_record():
+    class Run:
+        chapter, metrics = "07_shaspec", dict(x_a=0.5, x_a_lo=0.4, x_a_hi=0.6, x_b=1.0)
+
+    found = shaspec.recorded_group(Run, "x_")
+    assert list(found) == ["a", "b"] and found["a"].lo == 0.4 and found["b"] == 1.0
 
 
 def test_mcnemar_by_hand():

@@ -121,5 +121,9 @@ def test_the_best_cut_is_found_channel_by_channel() -> None:
     truth = torch.rand(4, 2, 16, 16) < 0.3
     logits = truth.float() + torch.tensor([0.0, -2.6]).view(1, 2, 1, 1)  # 1 over 0; -1.6 over -2.6
     assert segmentation.best_cuts(logits, truth).tolist() == [0.0, -2.5]
+    parts = [segmentation.cut_counts(a, b) for a, b in zip(logits.split(1), truth.split(1), strict=True)]
+    assert segmentation.cuts_from(sum(parts)).tolist() == [0.0, -2.5], "batches add up"
+    parts = [segmentation.cut_counts(a, b) for a, b in zip(logits.split(1), truth.split(1), strict=True)]
+    assert segmentation.cuts_from(sum(parts)).tolist() == [0.0, -2.5], "batches add up"
     with pytest.raises(BookError, match="do not match"):
         segmentation.best_cuts(logits, truth[:, :1])

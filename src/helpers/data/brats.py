@@ -11,13 +11,17 @@ Labels: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing; 2023's 3 become
 
 from __future__ import annotations
 
+import contextlib
+import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from helpers import io
 from helpers.data import nifti
 from helpers.data.cohort import Provenance
 from helpers.data.volumes import BRATS_LABELS, BRATS_REGIONS, Volumes
@@ -136,6 +140,42 @@ def stream(
         x, y, brain, spacing = _volume(read(files), size, factor)
         row = [{"participant_id": files.name, "slice": 0}]
         yield _volumes([x[None]], [y[None]], [brain[None]], row, spacing, files.name, f"size={size}")
+
+
+def mapped(
+    chosen: Sequence[Files], cache: Path | str, *, size: tuple[int, int, int] = (128, 160, 160)
+) -> Volumes:
+    """The cases as z-scored :class:`Volumes` that stay on disk, in files below ``cache``.
+
+    Cases are read one at a time, once: a later call with the same cases and size opens the files again, and
+    processes on one machine share their pages. Keep to views (``images[:n]``): ``select``, ``of`` and
+    ``split`` copy.
+    """
+    cache, shape = io.make_folder(Path(cache)), (len(chosen), len(CONTRASTS), *size)
+    content = repr((shape, [(f.name, str(f.images["FLAIR"].absolute())) for f in chosen]))
+    stem = hashlib.sha256(content.encode()).hexdigest()[:12]
+    kinds = {"images": (np.float32, shape), "labels": (np.uint8, (len(chosen), *size))}
+    kinds["mask"] = (bool, (len(chosen), *size))
+    files = {kind: cache / f"{stem}_{kind}.npy" for kind in kinds}
+    if not all(file.is_file() for file in files.values()):
+        with contextlib.ExitStack() as stack:  # whole, or not there
+            arrays = {}
+            for kind, (dtype, full) in kinds.items():
+                temporary = stack.enter_context(io.atomic(files[kind]))
+                arrays[kind] = np.lib.format.open_memmap(temporary, "w+", dtype, full)
+            for i, volume in enumerate(stream(chosen, size=size)):
+                scaled = volume.normalise()
+                for kind, array in arrays.items():
+                    array[i] = getattr(scaled, kind)[0]
+            for array in arrays.values():
+                array.flush()
+    return replace(
+        next(stream(chosen[:1], size=size)),
+        available=np.ones(shape[:2], bool),
+        participants=pd.DataFrame({"participant_id": [f.name for f in chosen], "slice": 0}),
+        scaling="zscore",
+        **{kind: np.load(file, mmap_mode="c") for kind, file in files.items()},
+    )
 
 
 def _first(found: list[Files], n: int | None, folder) -> list[Files]:

@@ -95,18 +95,37 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float, mask: Tensor | None = None)
     return (ssim_map(a, b, data_range=data_range) * _weights(a, b, mask, data_range)).sum((-1, -2))
 
 
-def spectrum(x: Tensor, n_bins: int | None = None) -> Tensor:
+def brain_window(mask: Tensor, margin: int = 2) -> Tensor:
+    """Weights (N, 1, H, W): 1 well inside the brain ``mask``, falling smoothly to 0 at its outline.
+
+    Pixels nearer to the outline than ``margin`` are cut off before the smoothing, so that the outline, which
+    any method knows, is no texture.
+    """
+    cut = F.max_pool2d((~mask).to(torch.get_default_dtype()), 2 * margin + 1, 1, margin)
+    return _blur(1 - cut) * mask
+
+
+def detail(x: Tensor, window: Tensor) -> Tensor:
+    """What a Gaussian blur of 1.5 pixels takes away from an image, inside the window; shape of x."""
+    return (x - _blur(x)) * window
+
+
+def spectrum(x: Tensor, n_bins: int | None = None, *, window: Tensor | None = None) -> Tensor:
     """Power by spatial frequency, (..., H, W) -> (..., n_bins): rings from 0 to the Nyquist frequency.
 
-    A Hann window goes over the image first, so that its borders do not count as edges. Bin i holds the
-    frequencies around (i + 0.5) / (2 n_bins) cycles a pixel.
+    A window goes over the image first, Hann's unless one is given, so that its borders do not count as edges.
+    Bin i holds the frequencies around (i + 0.5) / (2 n_bins) cycles a pixel.
     """
     H, W = x.shape[-2:]
     n_bins = min(H, W) // 2 if n_bins is None else n_bins
     if not 1 <= n_bins <= min(H, W) // 2:
         raise BookError(f"spectrum: {n_bins} bins of an image {H} x {W}; give 1 to {min(H, W) // 2}")
-    window = torch.hann_window(H, dtype=x.dtype)[:, None] * torch.hann_window(W, dtype=x.dtype)
-    power = torch.fft.fft2((x - x.mean((-1, -2), keepdim=True)) * window.to(x.device)).abs().square()
+    if window is None:
+        window = torch.hann_window(H, dtype=x.dtype)[:, None] * torch.hann_window(W, dtype=x.dtype)
+    window = window.to(x)
+    weights = window / window.sum((-1, -2), keepdim=True) if window.ndim > 2 else 1 / (H * W)
+    centred = x - (x * weights).sum((-1, -2), keepdim=True)
+    power = torch.fft.fft2(centred * window).abs().square()
     radius = torch.hypot(torch.fft.fftfreq(H)[:, None], torch.fft.fftfreq(W)[None, :])
     ring = (radius * 2 * n_bins).long().to(x.device)  # the Nyquist frequency is 1/2
     inside = F.one_hot(ring.clamp(max=n_bins), n_bins + 1)[..., :n_bins].to(x.dtype)  # corners are left out
@@ -213,23 +232,44 @@ def interval_scores(
 
     error, sd (N, M, H, W); mask (N, 1, H, W) bool. ``coverage``: share of pixels whose error is below
     ``level`` standard deviations, 0.90 if it is right; ``rank``: Spearman's correlation of sd and absolute
-    error over the pixels of an image, NaN for a constant sd; ``score``: mean of log sd + error^2 / (2 sd^2),
+    error over the pixels of an image, 0 for a constant sd; ``score``: mean of log sd + error^2 / (2 sd^2),
     lower is better.
     """
     rows = []
     for n, name in enumerate(ids):
         for e, s in zip(error[n], sd[n], strict=True):
             e, s = e[mask[n, 0]], s[mask[n, 0]].clamp(min=1e-3)
-            rank = stats.spearmanr(s, e.abs())[0] if s.std() > 1e-6 else np.nan
+            rank = stats.spearmanr(s, e.abs())[0] if s.std() > 1e-6 else 0.0
             covered = (e.abs() < level * s).float().mean().item()
             score = (s.log() + e.square() / (2 * s.square())).mean().item()
             rows.append({"subject": name, "coverage": covered, "rank": rank, "score": score})
     return pd.DataFrame(rows).groupby("subject", sort=False).mean()
 
 
-def texture(guess: Tensor, truth: Tensor) -> Tensor:
+def texture(guess: Tensor, truth: Tensor, window: Tensor | None = None) -> Tensor:
     """Power of ``guess`` over power of ``truth`` by spatial frequency, (N, M, H, W) twice -> (n_bins,)."""
-    return (spectrum(guess).sum(0) / spectrum(truth).sum(0)).mean(0)
+    a, b = (spectrum(x, window=window).sum(0) for x in (guess, truth))
+    return (a / b).mean(0)
+
+
+def by_person(values: Tensor, ids: Iterable[str]) -> np.ndarray:
+    """Mean over the slices and contrasts of each person, (N, M) -> one number a person, as they appear.
+
+    NaN is left out; a person of whom nothing is left is NaN.
+    """
+    rows = pd.DataFrame(values.double().cpu().numpy()).groupby(np.asarray(list(ids)), sort=False)
+    return rows.mean().mean(axis=1).to_numpy()
+
+
+def lesion_contrast(x: Tensor, labels: np.ndarray, mask: np.ndarray) -> Tensor:
+    """Mean of the lesion minus mean of the brain elsewhere, (N, M, H, W) -> (N, M).
+
+    labels, mask (N, H, W); NaN where a slice has no lesion.
+    """
+    lesion = torch.from_numpy((labels > 0) & mask)[:, None]
+    other = torch.from_numpy((labels == 0) & mask)[:, None]
+    inside, outside = (torch.where(at, x, 0.0).sum((2, 3)) / at.sum((2, 3)) for at in (lesion, other))
+    return inside - outside
 
 
 # -------------------------------------------------------------------------------------- pixel-wise baselines
@@ -301,6 +341,23 @@ def lesion_dice(
     return segmentation.dice(guess[:, None], truth[~learn][:, None], empty="nan")[:, 0]
 
 
+def split_dice(
+    x: Tensor, labels: np.ndarray, mask: np.ndarray, units: np.ndarray, *, n: int = 4, seed: int = 0
+) -> np.ndarray:
+    """Mean of :func:`lesion_dice` in n random halves of the ``units`` (N,), which stay together: (n,).
+
+    At most 300 slices are used, for time and memory.
+    """
+    some = np.sort(np.random.default_rng(seed).permutation(len(x))[:300])
+    x, labels, mask, units = x[some], labels[some], mask[some], np.asarray(units)[some]
+    found = []
+    for draw in range(n):
+        names = np.random.default_rng([seed, draw]).permutation(np.unique(units))
+        learn = np.isin(units, names[: len(names) // 2])
+        found.append(np.nanmean(lesion_dice(x, labels, mask, learn, seed=seed)))
+    return np.array(found)
+
+
 # -------------------------------------------------------------------------------------------------- pictures
 
 
@@ -313,9 +370,13 @@ def grid(
     vmin: float = -1.0,
     vmax: float = 1.0,
     outline: Sequence[Any] | None = None,
+    framed: int | None = None,
     cmap: str = "gray",
 ) -> Figure:
-    """Slices in rows and columns, with column titles, row names, and an outline a row (a mask, or None)."""
+    """Slices in rows and columns, with column titles, row names, and an outline a row (a mask, or None).
+
+    Row number ``framed`` gets a coloured frame.
+    """
     shape = np.asarray(rows[0][0]).shape
     n, k = len(rows), len(rows[0])
     height = plot.WIDTH / (k + 0.4 * bool(names)) * shape[0] / shape[1] * n + 0.25 * bool(columns)
@@ -325,7 +386,7 @@ def grid(
             ax = axes[i, j]
             ax.imshow(np.asarray(image), cmap=cmap, vmin=vmin, vmax=vmax)
             ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            ax.spines[:].set(visible=i == framed, color=plot.COLOURS["method"], linewidth=2)
             if columns and i == 0:
                 ax.set_title(columns[j], fontsize=9.5, loc="center")
             if outline is not None and outline[i] is not None and np.asarray(outline[i]).any():

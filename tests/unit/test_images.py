@@ -176,7 +176,7 @@ def test_intervals_of_the_right_size_cover_what_they_promise():
     constant = images.interval_scores(error, torch.ones_like(sd), mask, "aabb")
     assert list(right.index) == ["a", "b"] and (right["coverage"] - 0.9).abs().max() < 0.03
     assert (small["coverage"] < 0.5).all() and np.allclose(small["rank"], right["rank"])
-    assert (right["rank"] > 0.1).all() and constant["rank"].isna().all()
+    assert (right["rank"] > 0.1).all() and (constant["rank"] == 0).all()
     assert (right["score"] < small["score"]).all() and (right["score"] < constant["score"]).all()
 
 
@@ -197,3 +197,28 @@ def test_a_pixel_classifier_learns_from_the_learning_slices_only():
     spoiled = labels.copy()
     spoiled[4:7] = 1 - spoiled[4:7]
     assert (images.lesion_dice(x, spoiled, mask, learn)[:3] < 0.2).all()
+
+
+def test_by_person_keeps_the_order_and_leaves_nan_out():
+    values = torch.tensor([[1.0, 3.0], [5.0, 5.0], [torch.nan, torch.nan], [7.0, 9.0]])
+    assert images.by_person(values, "baab").tolist() == [5.0, 5.0]
+    alone = images.by_person(values, "bacb")
+    assert alone[:2].tolist() == [5.0, 5.0] and np.isnan(alone[2])
+
+
+def test_lesion_contrast_is_the_step_at_the_lesion():
+    labels, mask = np.zeros((2, 20, 20), np.uint8), np.zeros((2, 20, 20), bool)
+    mask[:, 2:18, 2:18] = True
+    labels[0, 5:8, 5:8] = 4
+    x = torch.full((2, 3, 20, 20), 0.1)
+    x[0, 1, 5:8, 5:8] += 0.5
+    x[:, :, ~mask[0]] = -1.0  # the background must not count
+    found = images.lesion_contrast(x, labels, mask)
+    torch.testing.assert_close(found[0], torch.tensor([0.0, 0.5, 0.0]))
+    assert found[1].isnan().all()
+
+
+def test_grid_frames_one_row():
+    x, _ = complete()
+    axes = images.grid(x, framed=1).axes
+    assert [ax.spines["left"].get_visible() for ax in axes] == [False] * 4 + [True] * 4 + [False] * 4

@@ -28,14 +28,13 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from helpers import paths
+from helpers import pages, paths
 from helpers.errors import BookError
 
 PROFILES = ("embedded", "public", "full")
 _TOOLS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb")
 _STATE = ".build.json"
 _NOTE = "inputs.json"
-_RESULTS_MARK = "<!-- results -->"
 
 
 # ---------------------------------------------------------------- which chapters, and which changed
@@ -50,19 +49,7 @@ def root_or_error() -> Path:
 
 def chapters_of(root: Path) -> list[str]:
     """Names of the chapters (``notebooks/NAME`` entries of ``_toc.yml``), in order; each must exist."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    files: list[str] = []
-
-    def walk(node: object) -> None:
-        if isinstance(node, dict):
-            files.extend(str(node[key]) for key in ("root", "file") if key in node)
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                walk(value)
-
-    walk(toc)
+    files = pages.files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
     names = [Path(f).stem for f in files if f.startswith("notebooks/")]
     for name in names:
         if not (root / "notebooks" / f"{name}.ipynb").is_file():
@@ -165,23 +152,6 @@ def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbf
     return merged
 
 
-def results_table(root: Path) -> str:
-    """Markdown table of the committed run records: every metric with an interval, one row each."""
-    from helpers import records
-
-    rows = []
-    for path in sorted((root / "runs").glob("*/*.json")):
-        record = records.read(path)
-        changed = record.stale()
-        state = f"older than {', '.join(changed)}" if changed else "current"
-        rows += [f"| {record.chapter} | {record.profile} | {name} | {record.metric(name)} | {state} |"
-                 for name in record.metrics if f"{name}_lo" in record.metrics]
-    if not rows:
-        return "No run record is committed yet.\n"
-    head = ["| chapter | profile | metric | value and 95 % interval | record |", "|---|---|---|---|---|"]
-    return "\n".join([*head, *rows]) + "\n"
-
-
 def staged_files(root: Path, chapters: list[str], profile: str) -> dict[str, bytes]:
     """Path in the staged tree -> content: configuration, prose, pictures and executed notebooks."""
     files = {name: (root / name).read_bytes() for name in ("_config.yml", "_toc.yml")}
@@ -191,14 +161,16 @@ def staged_files(root: Path, chapters: list[str], profile: str) -> dict[str, byt
             hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
             if path.is_file() and not hidden and path.suffix != ".ipynb":
                 files[name] = path.read_bytes()
-    results = files.get("book/results.md")
-    if results:
-        files["book/results.md"] = results.decode().replace(_RESULTS_MARK, results_table(root)).encode()
+    files = {name: content for name, content in files.items() if not name.startswith("book/quizzes/")}
+    shown = {}
     for chapter in chapters:
         name = f"notebooks/{chapter}.ipynb"
         source = nbformat.read(root / name, as_version=4)
         executed = nbformat.read(paths.runs_root() / chapter / profile / "notebook.ipynb", as_version=4)
-        files[name] = nbformat.writes(merge(source, executed)).encode()
+        shown[chapter] = merge(source, executed)
+        files[name] = nbformat.writes(shown[chapter]).encode()
+    prose = {name: text for name, text in files.items() if name.startswith("book/") and name.endswith(".md")}
+    files |= pages.generated(root, shown, prose)
     return files
 
 

@@ -126,6 +126,12 @@ def exercises(notebook: NotebookNode) -> list[Exercise]:
     return found
 
 
+def setting(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells before the first exercise."""
+    first = next((i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## ")), None)
+    return notebook.cells[:first]
+
+
 def stub(source: str) -> str:
     """A solution cell as the student gets it."""
     lines, inside = [], False

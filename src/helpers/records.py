@@ -571,7 +571,8 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _memory(megabytes: float) -> str:
+def memory(megabytes: float) -> str:
+    """``"1.3 GB"``."""
     return f"{megabytes / 1024:.1f} GB"
 
 
@@ -580,7 +581,8 @@ def _date(record: Record) -> str:
     return f"{day.day} {day:%B %Y}"
 
 
-def _state(record: Record) -> str:
+def state(record: Record) -> str:
+    """``"current"``, or what has changed since."""
     changed = record.stale()
     return f"made with an earlier version of: {', '.join(changed)}" if changed else "current"
 
@@ -606,8 +608,8 @@ def glance(chapter: str) -> pd.DataFrame:
         if record is None:
             rows.append([profile, "", "", "", "", _missing(profile)])
         else:
-            time_taken, memory = seconds(record.wall_seconds), _memory(record.peak_memory_mb)
-            rows.append([profile, time_taken, memory, record.machine, _date(record), _state(record)])
+            time_taken, used = seconds(record.wall_seconds), memory(record.peak_memory_mb)
+            rows.append([profile, time_taken, used, record.machine, _date(record), state(record)])
     return pd.DataFrame(rows, columns=["profile", "time", "memory", "machine", "date", "state"]).set_index(
         "profile"
     )
@@ -622,7 +624,7 @@ def note(chapter: str, profile: str) -> str:
     earlier = f", made with an earlier version of: {', '.join(changed)}" if changed else ""
     return (
         f"The {profile} record is of {_date(record)}, on {record.machine}: {seconds(record.wall_seconds)},"
-        f" {_memory(record.peak_memory_mb)} of memory{earlier}."
+        f" {memory(record.peak_memory_mb)} of memory{earlier}."
     )
 
 
@@ -689,7 +691,7 @@ def _table(record: Record) -> pd.DataFrame:
         "data": data or "none",
         "seed": record.seed,
         "wall time": seconds(record.wall_seconds),
-        "peak memory": _memory(record.peak_memory_mb),
+        "peak memory": memory(record.peak_memory_mb),
         "machine": record.machine,
         "versions": ", ".join(
             f"{k} {v}" for k, v in record.versions.items() if k in ("python", "torch", "numpy")

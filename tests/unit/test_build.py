@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import MappingProxyType
 
 import nbformat
 import pytest
@@ -215,25 +214,6 @@ def test_stage_copies_only_what_changed_and_removes_what_is_gone(tmp_path: Path)
     assert build.stage({"a.md": b"a"}, tmp_path) == 0
     assert (tmp_path / "a.md").stat().st_mtime_ns == before
     assert not (tmp_path / "x" / "b.md").exists()
-
-
-def test_results_table_is_made_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "No run record" in build.results_table(tmp_path)
-    folder = tmp_path / "runs" / CHAPTER
-    folder.mkdir(parents=True)
-    (folder / "public.json").write_text("{}")
-
-    class Record(FakeRecord):
-        chapter, profile = CHAPTER, "public"
-        metrics = MappingProxyType({"linear_auc": 0.7, "linear_auc_lo": 0.6, "n_parameters": 3})
-
-        def metric(self, name: str) -> str:
-            return "0.70 [0.60, 0.80]"
-
-    monkeypatch.setattr(records, "read", lambda path: Record(["helpers.train"]))
-    table = build.results_table(tmp_path)
-    assert "| 03_tiny | public | linear_auc | 0.70 [0.60, 0.80] | older than helpers.train |" in table
-    assert "n_parameters" not in table
 
 
 # ---------------------------------------------------------------- with Sphinx

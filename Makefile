@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install book test test-code test-notebooks test-book run lab serve lint coursework clean
+.PHONY: help install book test test-code test-notebooks test-book run lab serve lint coursework publish release clean
 
 PYTHON  ?= python3
 PROFILE ?= embedded
@@ -11,6 +11,8 @@ PROFILE ?= embedded
 PIP_ARGS ?=
 # Options for `make run`, for example ARGS="-p drop_rate=0.3 --resume".
 ARGS ?=
+# The public repository, for `make publish`.
+REPO ?=
 PORT ?= 8000
 
 VENV   := .venv
@@ -80,6 +82,13 @@ lint: $(STAMP)  ## ruff, and the notebook rules
 
 coursework: $(STAMP)  ## the exercises for students, without solutions, into _build/coursework
 	@$(PY) -m helpers.coursework release
+
+publish: $(STAMP)  ## set the public address everywhere: make publish REPO=owner/name
+	@test -n "$(REPO)" || { echo "Say where: make publish REPO=owner/name"; exit 2; }
+	@$(PY) -m helpers.publish address $(REPO)
+
+release: book  ## the built pages as one zip with its checksum, in _build/release
+	@$(PY) -m helpers.publish release
 
 clean:  ## remove the built book and the outputs of runs (not .venv, not the data)
 	@rm -rf _build _runs .pytest_cache .ruff_cache .hypothesis

@@ -29,6 +29,7 @@ import nbformat
 import yaml
 
 from helpers import pages, paths
+from helpers.chapters import without_address
 from helpers.errors import BookError
 
 PROFILES = ("embedded", "public", "full")
@@ -134,7 +135,7 @@ def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbf
     injected = [cell for cell in ran if "injected-parameters" in cell.metadata.get("tags", [])]
     ran = [cell for cell in ran if cell not in injected]
     code = [cell for cell in source.cells if cell.cell_type == "code"]
-    if [cell.source for cell in code] != [cell.source for cell in ran]:
+    if [without_address(cell.source) for cell in code] != [without_address(cell.source) for cell in ran]:
         raise BookError("the executed notebook holds other code than its source: run it again")
     merged = nbformat.from_dict(source)
     merged.metadata = nbformat.from_dict(executed.metadata)

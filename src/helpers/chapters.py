@@ -34,6 +34,7 @@ _CHAPTER = re.compile(r"\d\d_[a-z0-9_]+")
 _NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*(?:[eE][+-]?\d+)?|inf)"
 _RANGE = re.compile(rf"\bin ([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])\s*$")
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
+_ADDRESS = re.compile(r"git\+https://github\.com/[\w.-]+/[\w.-]+")
 _ELSEWHERE = re.compile(r"^\s*(?:[\w, ]+=\s*)?[%!]|^\s*[\w.]+\?{1,2}\s*$|^\s*\?{1,2}[\w.]+\s*$")
 _PYTHON_CELL_MAGICS = ("%%time", "%%capture", "%%timeit", "%%prun")
 
@@ -90,9 +91,17 @@ def _tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def without_address(source: str) -> str:
+    """A cell's code with the book's first address in place of where the book lives now.
+
+    The install cell names the repository; publishing it elsewhere changes no result.
+    """
+    return _ADDRESS.sub("git+https://github.com/OWNER/hands-on-brain-foundation-models", source)
+
+
 def code_sha256(notebook: nbformat.NotebookNode) -> str:
     """Hash of a notebook's code: the sources of its code cells in order; prose and outputs do not count."""
-    sources = [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
+    sources = [without_address(cell.source).strip() for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 

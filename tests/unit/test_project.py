@@ -71,7 +71,7 @@ def test_repository_address_is_the_same_everywhere() -> None:
     slug = CONFIG["repository"]["url"].removeprefix("https://github.com/")
     name = slug.split("/")[1]
     files = [*ROOT.glob("*.md"), ROOT / "CITATION.cff", *(ROOT / "book").rglob("*.md"),
-             *(ROOT / "notebooks").glob("*.ipynb")]
+             *(ROOT / "notebooks").rglob("*.ipynb")]
     wrong = {}
     for path in files:
         found = set(re.findall(rf"[\w.-]+/{name}\b", path.read_text(encoding="utf-8"))) - {slug}
@@ -137,7 +137,8 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_make_help_lists_the_targets() -> None:
     done = make(ROOT, "-s", "help")
-    for target in ("help", "book", "test", "run", "lab", "serve", "lint", "coursework", "clean"):
+    targets = "help book test run lab serve lint coursework publish release clean"
+    for target in targets.split():
         assert re.search(rf"^  {target} ", done.stdout, flags=re.M), target
 
 

@@ -12,7 +12,6 @@ Labels: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing; 2023's 3 become
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -131,14 +131,9 @@ def test_masked_cells_give_no_gradient(chapter):
 
 @pytest.mark.parametrize("tau, n", [(0.2, 128), (0.1, 32), (0.2, 64)])
 def test_printed_loss_has_its_minimum_away_from_alignment(chapter, tau, n):
-    grid = np.linspace(0, 1, 2001)
-    loss = []
-    for s in grid:
-        a, b = vectors_with_cosines(float(s), n=2)  # matched similarity s, the only other one 0
-        positive = torch.tensor(2 * s / tau)
-        loss.append(float(torch.logaddexp(positive, torch.tensor(math.log(n - 1))) - s / tau))
+    grid = np.linspace(0, 1, 1001)
+    loss = [chapter.printed_im(*vectors_with_cosines(float(s), n), tau=tau).item() for s in grid]
     assert grid[int(np.argmin(loss))] == pytest.approx(tau / 2 * math.log(n - 1), abs=0.005)
-    del a, b
 
 
 def test_printed_loss_is_that_formula(chapter):
@@ -259,6 +254,56 @@ def test_a_zero_lag_copy_has_no_envelope_coupling(chapter):
     eeg = np.random.default_rng(0).standard_normal((R, 2500)).astype("float32")
     eeg[3] = -2.5 * eeg[7]
     assert chapter.eeg_spatial(eeg, 250.0)[3, 7] == pytest.approx(0, abs=1e-6)
+
+
+def test_envelope_coupling_is_that_of_every_pair_alone(chapter):
+    """The second-moment form against the definition: orthogonalise, log power, correlate, both ways."""
+    eeg = np.random.default_rng(1).standard_normal((6, 2500)).astype("float32")
+    eeg[1] += 0.6 * np.roll(eeg[0], 7)  # a coupling with a lag
+    z, slow = chapter.analytic(eeg, 250.0, (8.0, 13.0)), np.zeros((6, 6))
+    for i in range(6):
+        for j in range(6):
+            if i != j:
+                left = np.imag(z[j] * z[i].conj()) / np.abs(z[i])
+                r = np.corrcoef(np.log(left**2 + 1e-9), np.log(np.abs(z[i]) ** 2 + 1e-9))[0, 1]
+                slow[i, j] += np.arctanh(r) / 2
+                slow[j, i] += np.arctanh(r) / 2
+    np.testing.assert_allclose(chapter.eeg_spatial(eeg, 250.0), slow, atol=0.02)  # floors of the logs differ
+    assert abs(slow[0, 1]) > 0.02
+
+
+def paired_cohort(missing=False):
+    from helpers.data.cohort import Provenance
+    from helpers.data.paired import PairedCohort
+
+    rng = np.random.default_rng(0)
+    arrays = paired_arrays()
+    arrays["eeg"] = [[rng.standard_normal((6, 1000 + 250 * r)) for r in range(2)] for _ in range(4)]
+    arrays["bold"] = [[rng.standard_normal((6, 60)) for r in range(2)] for _ in range(4)]
+    if missing:
+        arrays["eeg"][2][0] = None
+    return PairedCohort.validate(**arrays, provenance=Provenance("test", "made here", "none", "none"))
+
+
+def test_a_missing_run_takes_no_place_of_its_own(chapter):
+    whole = chapter.build_bank(paired_cohort(), length=200)
+    part = chapter.build_bank(paired_cohort(missing=True), length=200)
+    assert whole["eeg", "temporal"].shape == (4, 2, 5, 6, 200)  # the shortest run has five segments
+    assert whole["fmri", "spatial"].shape == (4, 2, 6, 6)
+    for key in KEYS:
+        torch.testing.assert_close(part[key][[0, 1, 3]], whole[key][[0, 1, 3]])
+        if key[0] == "eeg":  # run 0 is missing: the other one stands in, and cohort.pairs() never asks for it
+            torch.testing.assert_close(part[key][2, 0], whole[key][2, 1])
+    pairs = paired_cohort(missing=True).pairs()
+    assert not ((pairs[:, 0] == 2) & (pairs[:, 2] == 0)).any()
+
+
+def test_alpha_power_reads_the_right_bins(chapter):
+    bank = {("eeg", "frequency"): torch.zeros(3, 2, 4, R, 200)}
+    hertz = np.linspace(1.25, 45, 200)
+    bank["eeg", "frequency"][1, :, :, 5, np.abs(hertz - 10) < 1.5] = 1.0
+    power = chapter.alpha_power(bank)
+    assert power.shape == (3, R) and power[1, 5] > 0.5 and power.sum() == pytest.approx(power[1, 5])
 
 
 def test_one_scale_a_run_keeps_band_power(chapter):
@@ -390,6 +435,30 @@ def test_all_parts_of_the_loss_are_there(chapter):
     assert out["rank"] > 4 and 0 < out["entropy"] <= 1
 
 
+def test_nobody_is_their_own_negative_in_any_loss(chapter):
+    """With one person in the batch only the pair itself is left: every matching loss is zero."""
+    h, h_hat = ({key: torch.randn(6, 5) for key in KEYS} for _ in range(2))
+    fused, person = {D: torch.randn(6, 5) for D in chapter.DOMAINS}, torch.zeros(6, dtype=torch.long)
+    for every in (False, True):
+        out = small_objective(chapter, all_pairs=every)(h, h_hat, fused, person)
+        matching = [out[name].item() for name in out if name[:2] in ("ID", "CD", "IM")]
+        assert matching == [0.0] * 5
+        out = small_objective(chapter, all_pairs=every, mask_same=False)(h, h_hat, fused, person)
+        assert all(out[name] > 0.1 for name in out if name[:2] in ("ID", "CD", "IM"))
+
+
+def test_all_pairs_is_the_mean_of_nine(chapter):
+    h, h_hat = ({key: torch.randn(7, 5) for key in KEYS} for _ in range(2))
+    fused, person = {D: torch.randn(7, 5) for D in chapter.DOMAINS}, torch.arange(7)
+    out = small_objective(chapter, all_pairs=True)(h, h_hat, fused, person)
+    nine = [
+        chapter.info_nce(h["fmri", x], h["eeg", y], tau=0.2)
+        for x in chapter.DOMAINS
+        for y in chapter.DOMAINS
+    ]
+    torch.testing.assert_close(out["IM"], torch.stack(nine).mean())
+
+
 def test_objective_by_hand(chapter):
     h, h_hat = ({key: torch.randn(7, 5) for key in KEYS} for _ in range(2))
     fused, person = {D: torch.randn(7, 5) for D in chapter.DOMAINS}, torch.arange(7)
@@ -462,12 +531,12 @@ def test_pretraining_leaves_the_test_people_alone(chapter):
     assert not torch.equal(other["scales.fmri_spatial.mean"], clean["scales.fmri_spatial.mean"])
 
 
-def test_folds_share_no_person_and_no_pair():
+def test_folds_share_no_person_and_no_pair(chapter):
     people = pd.DataFrame(dict(participant_id=[f"s{i}" for i in range(40)], group=["control", "patient"] * 20,
                                site=np.repeat(["a", "b"], 20)))  # fmt: skip
     for s in evaluate.splits(people, n_splits=4, n_repeats=1, seed=0):
-        pairs = all_pairs(range(40))
-        used = pairs[np.isin(pairs[:, 0], s.train)]
+        chapter.pairs = all_pairs(range(40))
+        used = chapter.pairs_of(s.train)
         assert not set(used[:, 0]) & set(s.test) and len(used) == 4 * len(s.train)
 
 
@@ -498,6 +567,255 @@ def test_classifier_starts_as_the_probe(chapter):
     probe = evaluate.linear_probe("logistic").fit(x[rows], y[rows])
     ours = chapter.score(model, bank, np.arange(30, 40))
     assert np.corrcoef(ours, probe.decision_function(x[30:]))[0, 1] > 0.99
+
+
+SMALL = dict(d=8, n_heads=2, depth=1, d_head=16, n_components=4)
+
+
+def study_of(chapter, S=40, bank=None, **globals_):
+    """The chapter's globals for a small study of S people in two folds; its fold models, untrained."""
+    bank = make_bank(S=S) if bank is None else bank
+    people = pd.DataFrame(dict(participant_id=[f"s{i}" for i in range(S)], site="a"))
+    people["group"] = np.tile(["control", "patient"], S // 2)
+    splits = evaluate.splits(people, n_splits=2, n_repeats=1, seed=0)
+    chapter.SIZE, chapter.device, chapter.n_segments_test, chapter.n_segments = (
+        SMALL,
+        torch.device("cpu"),
+        3,
+        2,
+    )
+    chapter.y, chapter.splits, chapter.banks = np.arange(S) % 2, splits, [bank, bank]
+    chapter.pairs, chapter.people = all_pairs(range(S)), people
+    chapter.pretrained = [chapter.build(bank, s.train, seed=s.fold) for s in splits]
+    chapter.whole = [chapter.embed(m, bank) for m in chapter.pretrained]
+    chapter.NEW_HEAD = dict(probe=False, encoder_rate=1.0)
+    chapter.predictions = {}
+    for name, value in globals_.items():
+        setattr(chapter, name, value)
+    return splits
+
+
+def test_labels_never_reach_the_test_people(chapter):
+    """Fine-tuning with a probe start and modality dropout: NaN in test people changes no weight."""
+    splits = study_of(chapter)
+    rows, clean = splits[0].train, chapter.banks[0]
+    dirty = {key: x.clone() for key, x in clean.items()}
+    for x in dirty.values():
+        x[splits[0].test] = torch.nan
+    y_dirty = chapter.y.astype(float)
+    y_dirty[splits[0].test] = 99
+    setting = dict(p_drop=0.4, epochs=1)
+    one = chapter.finetune(chapter.pretrained[0], clean, rows, chapter.y, **setting)
+    two = chapter.finetune(chapter.pretrained[0], dirty, rows, y_dirty, **setting)
+    weights = one.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in two.state_dict().items())
+    assert not torch.equal(weights["readouts.eeg.weight"], chapter.pretrained[0].readouts["eeg"].weight)
+
+
+def test_probe_start_does_not_depend_on_who_embedded(chapter):
+    import copy
+
+    splits = study_of(chapter)
+    given = chapter.some(chapter.whole[0], splits[0].train)
+    a, b = (copy.deepcopy(chapter.pretrained[0]) for _ in range(2))
+    arguments = (chapter.banks[0], splits[0].train, chapter.y, 0.3)
+    chapter.start_readouts(a, *arguments)
+    chapter.start_readouts(b, *arguments, given)
+    torch.testing.assert_close(a.readouts["fmri"].weight, b.readouts["fmri"].weight)
+
+
+def test_dropped_modality_has_no_part_in_the_step(chapter):
+    """Modality dropout hides one modality of a sample: its loss is that of the other one alone."""
+    study_of(chapter)
+    model, bank = chapter.pretrained[0], chapter.banks[0]
+    batch = tuple(torch.as_tensor(c) for c in all_pairs(range(4)).T)
+    y = torch.from_numpy(chapter.y).float()
+    torch.manual_seed(5)
+    loss = chapter.finetune_step(model, batch, bank=bank, y=y, p_drop=1.0)
+    torch.manual_seed(5)
+    inputs = chapter.gather(bank, batch, K=2)
+    which = torch.rand(2, 16)[1]
+    e = model.encode(model.scale(inputs))
+    alone = {M: model.classify({key: x for key, x in e.items() if key[0] == M}) for M in ("fmri", "eeg")}
+    logit = torch.where(which < 0.5, alone["eeg"], alone["fmri"])
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logit, y[batch[0]]))
+
+
+def test_a_gone_modality_does_not_reach_the_probe_or_the_imputed_model(chapter):
+    study_of(chapter)
+    for gone in ("fmri", "eeg"):
+        split = chapter.splits[0]
+        clean = chapter.probe_missing(split, gone, 0.3)
+        for key, e in chapter.whole[0].items():
+            if key[0] == gone:
+                e[split.test] = torch.nan
+        assert np.isfinite(clean).all()
+        np.testing.assert_array_equal(chapter.probe_missing(split, gone, 0.3), clean)
+        study_of(chapter)
+    blocks = [chapter.linear_blocks(chapter.banks[0])] * 2
+    chapter.blocks, chapter.linear = blocks, {"linear, both": [chapter.joined(b) for b in blocks]}
+    split = chapter.splits[0]
+    first = chapter.linear_missing(split, "eeg")
+    moved = {key: x.copy() for key, x in blocks[0].items()}
+    for key in moved:
+        if key[0] == "eeg":
+            moved[key][split.test] += 5
+    chapter.blocks, chapter.linear = [moved] * 2, {"linear, both": [chapter.joined(moved)] * 2}
+    np.testing.assert_allclose(chapter.linear_missing(split, "eeg"), first, atol=1e-6)
+    moved_scores = chapter.linear_missing(split, "fmri")  # the moved modality is the one that is there
+    chapter.blocks, chapter.linear = blocks, {"linear, both": [chapter.joined(b) for b in blocks]}
+    assert np.abs(moved_scores - chapter.linear_missing(split, "fmri")).max() > 1e-3
+
+
+def test_late_fusion_scales_by_training_people_only(chapter):
+    splits = study_of(chapter)
+    split, bank = splits[0], chapter.banks[0]
+    chapter.single = {M: chapter.pretrained for M in ("fmri", "eeg")}
+    for M in ("fmri", "eeg"):
+        torch.nn.init.normal_(chapter.pretrained[0].readouts[M].weight)
+    by_hand = 0.0
+    for M in ("fmri", "eeg"):
+        part = chapter.only(bank, M)
+        by_hand += chapter.score(chapter.pretrained[0], part, split.test) / chapter.score(
+            chapter.pretrained[0], part, split.train
+        ).std()
+    np.testing.assert_allclose(chapter.late_fusion(split), by_hand, rtol=1e-5)
+    for x in bank.values():
+        x[split.test[1:]] += 10  # other test people move no score
+    assert chapter.late_fusion(split)[0] == pytest.approx(by_hand[0], rel=1e-4)
+
+
+def test_places_are_brought_together_by_training_people(chapter):
+    place = np.array(["a", "b"] * 20)
+    bank = {("fmri", "spatial"): torch.randn(40, 1, R, R)}
+    bank["fmri", "spatial"][1::2] = 3 * bank["fmri", "spatial"][1::2] + 5
+    rows = np.arange(30)
+    out = chapter.harmonise(bank, place, rows)["fmri", "spatial"]
+    a, b = (out[rows[place[rows] == name]] for name in "ab")
+    torch.testing.assert_close(a.mean(0), b.mean(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(a.std(0), b.std(0), atol=2e-2, rtol=0.02)
+    dirty = {key: x.clone() for key, x in bank.items()}
+    dirty["fmri", "spatial"][35] += 100  # a test person
+    again = chapter.harmonise(dirty, place, rows)["fmri", "spatial"]
+    keep = np.arange(40) != 35
+    torch.testing.assert_close(again[keep], out[keep])
+    dirty["fmri", "spatial"][3] += 100  # a training person
+    assert not torch.equal(chapter.harmonise(dirty, place, rows)["fmri", "spatial"][keep], out[keep])
+
+
+def test_a_corpus_is_brought_to_the_scale_of_the_pairs(chapter):
+    study_of(chapter)
+    corpus = 7 + 3 * torch.randn(50, 1, R, R)
+    bank = chapter.alone(corpus, chapter.pretrained[0])
+    scaled = chapter.pretrained[0].scale({key: x[:, 0] for key, x in bank.items()})["fmri", "spatial"]
+    assert scaled.mean().abs() < 1e-4 and scaled.std(0).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_a_student_sees_its_domain_and_its_teacher_only(chapter):
+    splits = study_of(chapter, seed=0, finetune_epochs=1)
+    chapter.teachers = torch.full((2, 40), torch.nan)
+    chapter.teachers[0, splits[0].train] = 2.0 * torch.from_numpy(chapter.y[splits[0].train]).float() - 1
+    model = chapter.student(0, "spatial", 0.5)
+    assert model.domains == ["spatial"] and all(p.isfinite().all() for p in model.parameters())
+    seen = chapter.score(model, chapter.only(chapter.banks[0], D="spatial"), splits[0].test)
+    assert np.isfinite(seen).all()
+    chapter.teachers[:] = torch.nan  # without its teacher it learns from labels alone
+    assert np.isnan(float(chapter.distillation(torch.zeros(2), chapter.teachers[0, :2], torch.ones(2))))
+
+
+class Stub:
+    """A model whose heads give what they are given."""
+
+    domains = ("spatial", "temporal", "frequency")
+
+    def project(self, e):
+        return e, None
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_matching_ranks_by_the_trained_cosines(chapter, every):
+    e = {key: torch.randn(30, 6) for key in KEYS}
+    for M, D in KEYS:
+        e[M, D] += e["fmri", "spatial"]  # something shared
+    split = evaluate.Split(np.arange(10), np.arange(10, 30), 0, 0)
+    hits = 0
+    for i in range(10, 30):
+        pairs = [(x, y) for x in Stub.domains for y in Stub.domains if every or x == y]
+        total = [
+            sum(torch.cosine_similarity(e["eeg", y][i], e["fmri", x][j], dim=0) for x, y in pairs)
+            for j in range(10, 30)
+        ]
+        hits += int(np.argmax([float(t) for t in total]) == i - 10)
+    assert chapter.matching(Stub(), e, split, every) == pytest.approx(hits / 20)
+    assert hits > 3
+
+
+def test_top1_counts_the_diagonal(chapter):
+    assert chapter.top1(torch.eye(5)) == 1
+    assert chapter.top1(torch.eye(4).flip(0)) == 0
+    assert chapter.top1(torch.zeros(4, 4)) == pytest.approx(0.25), "all alike is no hit for everybody"
+
+
+def test_ridge_finds_a_planted_link_and_nothing_else(chapter):
+    rng = np.random.default_rng(0)
+    split = evaluate.Split(np.arange(80), np.arange(80, 120), 0, 0)
+    causes = rng.standard_normal((120, 6))
+    fmri = causes @ rng.standard_normal((6, 300)) + 0.5 * rng.standard_normal((120, 300))
+    eeg = causes @ rng.standard_normal((6, 50)) + 0.5 * rng.standard_normal((120, 50))
+    assert chapter.ridge_retrieval(eeg, fmri, split) > 0.6
+    assert chapter.ridge_retrieval(rng.standard_normal(eeg.shape), fmri, split) < 0.2
+    dirty = fmri.copy()
+    dirty[split.test[0]] *= 100  # a test person moves no other's rank by the fit
+    hits = chapter.ridge_retrieval(eeg, dirty, split)
+    assert abs(hits - chapter.ridge_retrieval(eeg, fmri, split)) < 0.2
+
+
+def test_saliency_of_a_linear_model_is_weight_times_input(chapter):
+    keys = [("fmri", "spatial"), ("eeg", "frequency")]
+    x = {
+        keys[0]: torch.randn(5, R, 3, requires_grad=True),
+        keys[1]: torch.randn(5, 2, R, 3, requires_grad=True),
+    }
+    w = {key: torch.randn_like(v[0]) for key, v in x.items()}
+
+    class Linear:
+        def classify(self, e):
+            return sum((e[key] * w[key]).flatten(1).sum(1) for key in keys)
+
+    found = chapter.saliency(Linear(), x, x)
+    for key, v in x.items():
+        by_hand = (w[key] * v).sum(-1).abs().flatten(0, -2).mean(0)
+        np.testing.assert_allclose(found[key], (by_hand / by_hand.sum()).detach(), rtol=1e-5)
+        assert found[key].shape == (R,) and found[key].sum() == pytest.approx(1)
+
+
+def test_a_study_judges_people_that_it_did_not_train_on(chapter):
+    LOSS = dict(tau=0.2, alpha=0.8, all_pairs=True)
+    study_of(chapter, seed=0, LOSS=LOSS, batch_size=16, rate=0.2, learning_rate=1e-3)
+    chapter.logistic = evaluate.linear_probe("logistic")
+    atlas = Atlas("test", np.array(["r"] * R), np.array(["n"] * R), CONTEXT["coords"].numpy())
+    setting = dict(n=20, held=20, atlas=atlas, epochs=1)
+    out = chapter.study(chapter.banks[0], chapter.y, **setting)
+    assert set(out) == {"auc", "with_path_auc", "top1", "size"} and 0 <= out["top1"].value <= 1
+    alone = chapter.study(chapter.banks[0], chapter.y, **setting, D="spatial", see="fmri")
+    assert alone["size"] < out["size"]
+    bare = chapter.study(chapter.banks[0], chapter.y, **setting | dict(epochs=0), size=dict(n_components=0))
+    assert bare["auc"] == bare["with_path_auc"], "without a path both are the transformer's"
+
+
+def test_fine_tuning_on_permuted_labels_is_at_chance(chapter):
+    """What is trained with labels that mean nothing must not know the labels of others."""
+    splits, found = study_of(chapter, S=60), []
+    for i in range(6):
+        y = np.random.default_rng(i).permutation(np.arange(60) % 2)
+        models = [
+            chapter.finetune(chapter.pretrained[s.fold], chapter.banks[0], s.train, y, p_drop=0.3, epochs=2)
+            for s in splits
+        ]
+        score = [chapter.score(m, chapter.banks[0], s.test) for m, s in zip(models, splits, strict=True)]
+        areas = [evaluate._ranked_auc(y[s.test], x) for s, x in zip(splits, score, strict=True)]
+        found.append(np.mean(areas))
+    assert abs(np.mean(found) - 0.5) < 3 * np.std(found) / math.sqrt(6) + 0.03
 
 
 def test_distillation(chapter):
@@ -543,10 +861,11 @@ def test_pretraining_finds_shared_factors(chapter):
     model = chapter.build(bank, rows, d=16, n_heads=2, depth=1, d_head=16, n_components=8)
     augment = chapter.Augmenter(**CONTEXT, rate=0.2)
     split = evaluate.Split(rows, np.arange(80, S), 0, 0)
-    before = chapter.matching(model, chapter.embed(model, bank), split)
+    before = chapter.matching(model, chapter.embed(model, bank), split, False)
     setting = dict(augment=augment, objective=small_objective(chapter), epochs=8, batch_size=32, lr=3e-3)
     chapter.pretrain(model, bank, all_pairs(rows), **setting)
-    assert chapter.matching(model, chapter.embed(model, bank), split) > max(0.2, before + 0.1)
+    after = chapter.matching(model, chapter.embed(model, bank), split, False)
+    assert after > max(0.2, before + 0.1)
 
 
 # ------------------------------------------------------------------------------------------------- bad input

@@ -348,11 +348,12 @@ def split_dice(
 
     At most 300 slices are used, for time and memory.
     """
-    some = np.sort(np.random.default_rng(seed).permutation(len(x))[:300])
+    rng = np.random.default_rng(seed)
+    some = np.sort(rng.permutation(len(x))[:300])
     x, labels, mask, units = x[some], labels[some], mask[some], np.asarray(units)[some]
     found = []
-    for draw in range(n):
-        names = np.random.default_rng([seed, draw]).permutation(np.unique(units))
+    for _ in range(n):
+        names = rng.permutation(np.unique(units))
         learn = np.isin(units, names[: len(names) // 2])
         found.append(np.nanmean(lesion_dice(x, labels, mask, learn, seed=seed)))
     return np.array(found)

@@ -218,6 +218,24 @@ def test_lesion_contrast_is_the_step_at_the_lesion():
     assert found[1].isnan().all()
 
 
+def test_units_stay_together_in_a_split():
+    x, _ = complete(N=8, M=2)
+    labels = (x[:, 0] > 0.2).numpy().astype(np.uint8)
+    mask = np.ones(labels.shape, bool)
+    by_slice = images.split_dice(x, labels, mask, np.arange(8), n=2)
+    by_person = images.split_dice(x, labels, mask, np.array(list("aabbccdd")), n=2)
+    assert by_slice.shape == by_person.shape == (2,) and (by_slice > 0.95).all() and (by_person > 0.95).all()
+
+
+def test_brain_window_is_zero_at_the_outline():
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    mask[..., 4:28, 4:28] = True
+    window = images.brain_window(mask)
+    assert (window[~mask] == 0).all() and window[0, 0, 16, 16] > 0.99 and window[0, 0, 4, 16] < 0.2
+    flat = torch.where(mask, 0.5, -1.0)
+    assert images.detail(flat, window).abs().max() < 0.2 < images.detail(flat, mask * 1.0).abs().max()
+
+
 def test_grid_frames_one_row():
     x, _ = complete()
     axes = images.grid(x, framed=1).axes

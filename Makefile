@@ -55,7 +55,7 @@ test: test-code test-notebooks test-book  ## every check: ruff, unit, chapters, 
 test-code: $(STAMP)  # ruff, unit, chapter and notebook-lint tests
 	@$(PY) -m ruff check src tests notebooks
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadscope \
-	  $(wildcard tests/unit tests/chapters tests/notebooks tests/coursework)
+	  $(wildcard tests/unit tests/faults tests/chapters tests/notebooks tests/coursework)
 
 test-notebooks: $(STAMP)  # every cell runs; cells tagged nbval-check-output give the committed output
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env \

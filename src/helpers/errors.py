@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 
 class BookError(ValueError):
     """Something the reader can put right: a wrong parameter, bad data, a read-only folder."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        text = str(message)
+        if text.startswith("Caught ") and " worker process " in text.partition("\n")[0]:
+            # torch raises what a DataLoader's worker raised anew, with the traceback in the message
+            text = re.split(r"helpers\.errors\.\w+: ", text)[-1]
+        super().__init__(" ".join(text.split()))
 
 
 class MissingData(BookError):

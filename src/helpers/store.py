@@ -640,6 +640,10 @@ class Windows:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def fingerprint(self) -> dict[str, int]:
+        """What a checkpoint should remember of these data."""
+        return {"examples": len(self), "data checksum": int(self.store.hash, 16)}
+
     def _key(self) -> tuple[int, int]:
         if self.epoch is not None:
             return self.seed, self.epoch

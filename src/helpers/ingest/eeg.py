@@ -83,7 +83,7 @@ def process(run: Run, picture: Path, *, root: Path, coords: np.ndarray, settings
         run.reason = f"{seconds:.0f} clean seconds, fewer than {settings.min_seconds:g}"
     run.series, run.tr = np.ascontiguousarray(clean.signal, np.float32), 1 / clean.sfreq
     level = clean.raw.get_data().std(axis=1) * 1e6
-    report.picture(picture, run.name, run.series, run.tr, {"channel sd (uV)": (level, None)})
+    report.picture(picture, run.name, run.series, run.tr, {"sd (uV)|channel": (level, None)})
     return run
 
 

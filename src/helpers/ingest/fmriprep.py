@@ -258,9 +258,9 @@ def process(run: Run, picture: Path, *, regions: Regions, settings: Settings) ->
         if x.shape[1] < settings.min_frames:
             run.reason = f"{x.shape[1]} frames at {tr:g} s, fewer than {settings.min_frames}"
     run.series, run.tr = np.ascontiguousarray(x, np.float32), tr
-    traces = {"coverage": (coverage, settings.min_coverage)}
+    traces = {"coverage|region": (coverage, settings.min_coverage)}
     if fd is not None:
-        traces = {"FD (mm)": (fd, settings.max_fd)} | traces
+        traces = {"FD (mm)|frame": (fd, settings.max_fd)} | traces
     report.picture(picture, run.name, run.series, tr, traces)
     return run
 

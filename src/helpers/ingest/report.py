@@ -78,7 +78,10 @@ def _row(row: dict[str, Any]) -> str:
 def picture(
     path: Path, title: str, series: np.ndarray, tr: float, traces: dict[str, tuple[np.ndarray, float | None]]
 ) -> None:
-    """A carpet of the series (R, T) in standard deviations, their correlation, and ``traces`` with limits."""
+    """A carpet of the series (R, T) in standard deviations, their correlation, and ``traces``.
+
+    A trace is (values, limit or None); its name says what it is and, after a bar, along which axis.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,6 +108,7 @@ def picture(
         axis.plot(values, lw=0.9, color="#0072b2")
         if limit is not None:
             axis.axhline(limit, color="#d55e00", lw=0.9, ls="--")
-        axis.set(ylabel=name, xlim=(0, max(len(values) - 1, 1)))
+        ylabel, _, xlabel = name.partition("|")
+        axis.set(ylabel=ylabel, xlabel=xlabel, xlim=(0, max(len(values) - 1, 1)))
     with io.atomic(path) as temp, open(temp, "wb") as file:
         figure.savefig(file, format="png", dpi=70)

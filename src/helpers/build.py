@@ -169,6 +169,7 @@ def staged_files(root: Path, chapters: list[str], profile: str) -> dict[str, byt
         source = nbformat.read(root / name, as_version=4)
         executed = nbformat.read(paths.runs_root() / chapter / profile / "notebook.ipynb", as_version=4)
         shown[chapter] = merge(source, executed)
+        files |= pages.frames(shown[chapter])
         files[name] = nbformat.writes(shown[chapter]).encode()
     prose = {name: text for name, text in files.items() if name.startswith("book/") and name.endswith(".md")}
     files |= pages.generated(root, shown, prose)

@@ -7,10 +7,13 @@ chapter gets its pages by being in ``_toc.yml`` and in ``book/chapters.yml``.
 
 from __future__ import annotations
 
+import ast
 import base64
 import copy
 import hashlib
+import html
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -377,6 +380,112 @@ def cards(root: Path, chapters: Sequence[str], titles: Mapping[str, str]) -> str
     return "\n".join([*out, ":::::\n"])
 
 
+# ---------------------------------------------------------------- symbols
+
+def symbol_tables(notebook: NotebookNode) -> list[str]:
+    """The rows (symbol, meaning) of a chapter's notation tables, as ``| symbol | meaning |``."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for table in re.findall(r"(?:^\|.*\|[ ]*\n?)+", cell.source, flags=re.M):
+            head, _, *rows = table.strip().splitlines()
+            if head.lower().lstrip("| ").startswith("symbol"):
+                found += [f"| {' | '.join(_cells(row)[:2])} |" for row in rows]
+    return found
+
+
+def _cells(row: str) -> list[str]:
+    """Cells of a table's row; a bar inside a formula or code separates nothing."""
+    kept = re.sub(r"\$[^$]*\$|`[^`]*`", lambda m: m.group().replace("|", "\0"), row.strip().strip("|"))
+    return [cell.strip().replace("\0", "|") for cell in kept.split("|")]
+
+
+def symbols(root: Path, notebooks: Mapping[str, NotebookNode], titles: Mapping[str, str]) -> str:
+    """MyST: the symbols of every chapter, its own table and what its formulas introduce themselves."""
+    extra, head = _yaml(root / "book" / "symbols.yml"), "| symbol | meaning |\n|---|---|"
+    rows = [f"| {symbol} | {meaning} |" for symbol, meaning in extra["all"].items()]
+    out = ["### In every chapter\n", head, *rows, ""]
+    for chapter, notebook in notebooks.items():
+        rows = symbol_tables(notebook)
+        rows += [f"| {symbol} | {meaning} |" for symbol, meaning in (extra.get(chapter) or {}).items()]
+        if rows:
+            out += [f"### {titles[chapter]}\n", head, *rows, ""]
+    return "\n".join(out) + "\n"
+
+
+# ---------------------------------------------------------------- errors
+
+_ERRORS = {"BookError", "MissingData", "ChapterFailed"}
+
+
+def _template(node: ast.expr) -> str:
+    """The text of a message, with ... for what is known only when it happens."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(_template(value) for value in values)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _template(left) + _template(right)
+        case ast.IfExp(body=body):
+            return _template(body)
+    return "..."
+
+
+def messages(package: Path) -> dict[str, list[str]]:
+    """Every message of an error that a reader can cause, as a template, by module of ``package``."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(package.rglob("*.py")):
+        module = ".".join(file.relative_to(package).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in _ERRORS and node.args:
+                text = " ".join(re.sub(r"(\.\.\.){2,}", "...", _template(node.args[0])).split())
+                if re.search(r"[A-Za-z]{3}", text) and text not in found.setdefault(module, []):
+                    found[module].append(text)
+    return {module: texts for module, texts in found.items() if texts}
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", text)
+
+
+def errors(package: Path) -> str:
+    """MyST: a fold for each module with its messages."""
+    out = []
+    for module, texts in messages(package).items():
+        lines = "\n".join(f"- {_plain(text)}" for text in texts)
+        out.append(_dropdown(f"helpers.{module}: {len(texts)}", lines, "no-terms"))
+    return "\n".join(out)
+
+
+# ---------------------------------------------------------------- frames
+
+_FRAME = re.compile(r"""(<iframe\b[^>]*?)\ssrcdoc=(['"])(.*?)\2""", flags=re.S)
+
+
+def frames(notebook: NotebookNode) -> dict[str, bytes]:
+    """Move what interactive views hold out of a chapter: staged path -> document.
+
+    Such a view brings its own scripts, megabytes of them; the page then loads it when a reader gets there.
+    """
+    found: dict[str, bytes] = {}
+
+    def move(match: re.Match[str]) -> str:
+        document = html.unescape(match.group(3)).encode()
+        name = f"frames/{hashlib.sha256(document).hexdigest()[:12]}.html"
+        found[f"book/static/{name}"] = document
+        return f"{match.group(1)} loading='lazy' src='../_static/{name}'"
+
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "srcdoc=" in data.get("text/html", ""):
+                data["text/html"] = _FRAME.sub(move, data["text/html"])
+    return found
+
+
 # ---------------------------------------------------------------- all of it
 
 def contents(root: Path, chapters: Sequence[str]) -> dict[str, Any]:
@@ -410,6 +519,23 @@ def files(toc: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def glossary(text: str) -> dict[str, dict[str, Any]]:
+    """Terms of the glossary page -> ``text``, the plain definition, ``id`` and ``exact`` (capitals count).
+
+    An abbreviation that opens a definition (``FC. A measure...``) is a term of its own.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    block = re.search(r"^:{3,}\{glossary\}\n(.*?)^:{3,}$", text, flags=re.S | re.M)
+    entry = r"^(\S[^\n]*)\n((?:[ ]{2}[^\n]*\n?)+)"
+    for term, body in re.findall(entry, block.group(1) if block else "", flags=re.M):
+        plain = re.sub(r"\{\w+\}`([^`]*)`|[*`$]", r"\1", " ".join(body.split()))
+        anchor = "term-" + re.sub(r"[^A-Za-z0-9]+", "-", term).strip("-")
+        short = re.match(r"([A-Z]{2,5})\. ", plain)
+        for word in [re.sub(r" \(.*\)", "", term), *([short.group(1)] if short else [])]:
+            found[word] = {"text": plain, "id": anchor, "exact": word.isupper()}
+    return found
+
+
 def generated(
     root: Path, notebooks: Mapping[str, NotebookNode], prose: Mapping[str, bytes]
 ) -> dict[str, bytes]:
@@ -433,11 +559,16 @@ def generated(
     rows = evidence_rows(root, chapters, short)
     if rows:
         staged["book/evidence.svg"] = evidence_picture(rows)
+    words = glossary(prose.get("book/glossary.md", b"").decode())
+    script = f"window.bookGlossary = {json.dumps(words, sort_keys=True)};\n"
+    staged["book/static/glossary.js"] = script.encode()
     filled = {
         "results": lambda: results(root, chapters, short),
         "audits": lambda: audits(notebooks),
         "status": lambda: status(chapters, short),
         "versions": lambda: versions(chapters),
+        "errors": lambda: errors(Path(__file__).resolve().parent),
+        "symbols": lambda: symbols(root, notebooks, short),
         "records": lambda: recorded(root),
         "chapters": lambda: cards(root, chapters, titles),
     }

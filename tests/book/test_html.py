@@ -32,9 +32,11 @@ def article(html: Path, name: str) -> Tag:
     return found
 
 
-def frames(document: BeautifulSoup) -> Iterator[BeautifulSoup]:
-    """The document and what its iframes hold."""
+def frames(document: BeautifulSoup, folder: Path) -> Iterator[BeautifulSoup]:
+    """The document and what its iframes hold; their files are looked up in ``folder``."""
     yield document
+    for frame in document.select("iframe[src]"):
+        yield soup(folder / "_static" / "frames" / Path(str(frame["src"])).name)
     for frame in document.select("iframe[srcdoc]"):
         yield BeautifulSoup(frame["srcdoc"], "html.parser")
 
@@ -87,7 +89,7 @@ def test_figures_of_cells_have_captions(html: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [*PAGES, "search", "index"])
 def test_page_loads_nothing_from_the_network(html: Path, name: str) -> None:
     remote = []
-    for document in frames(page(html, name)):
+    for document in frames(page(html, name), html):
         kinds = {"stylesheet", "preload", "preconnect", "modulepreload"}
         if document is page(html, name):
             kinds.add("icon")  # browsers load no icon for a frame, and nilearn's frames name one

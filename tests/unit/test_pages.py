@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import re
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -222,6 +224,18 @@ def test_a_picture_comes_from_the_figure_of_that_name() -> None:
         pages.picture(notebook, "fig-b")
 
 
+def test_interactive_views_move_out_of_the_page() -> None:
+    view = "<p><iframe title='brain' srcdoc='<p class=&quot;x&quot;>it&#39;s</p>' width='9%'></iframe>"
+    output = new_output("display_data", data={"text/html": view})
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=[output])])
+    ((name, document),) = pages.frames(notebook).items()
+    assert document == b"""<p class="x">it's</p>"""
+    left = notebook.cells[0].outputs[0].data["text/html"]
+    assert "srcdoc" not in left and name.removeprefix("book/static/") in left and "title='brain'" in left
+    assert "width='9%'" in left
+    assert pages.frames(notebook) == {}
+
+
 def test_recorded_metrics_are_folded_by_chapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No run record" in pages.recorded(tmp_path)
     file = tmp_path / "runs" / "03_tiny" / "public.json"
@@ -242,3 +256,85 @@ def test_a_book_without_descriptions_gets_no_pages(tmp_path: Path) -> None:
         )
         == {}
     )
+
+
+def test_the_glossary_becomes_words_with_meanings() -> None:
+    words = pages.glossary((ROOT / "book" / "glossary.md").read_text(encoding="utf-8"))
+    assert words["atlas"]["text"].startswith("A division of the brain")
+    assert words["FC"] == words["functional connectivity"] | {"exact": True}
+    assert words["gradient"]["id"] == "term-gradient-of-connectivity"
+    assert all("{" not in entry["text"] and len(entry["text"]) > 20 for entry in words.values())
+    assert pages.glossary("# Nothing here") == {}
+
+
+def test_mark_and_cover_are_what_the_code_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "scripts" / "cover.py"))
+    for name in ("mark", "cover"):
+        assert (ROOT / "book" / "static" / f"{name}.svg").read_text(encoding="utf-8") == drawn[name]()
+
+
+def test_every_error_of_ours_has_a_line_in_troubleshooting() -> None:
+    text = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert pages.mark("errors") in text
+    package = ROOT / "src" / "helpers"
+    listed, page = pages.messages(package), pages.errors(package)
+    assert sum(
+        page.count(f"\n- {pages._plain(text)}\n") >= 1 for texts in listed.values() for text in texts
+    ) == sum(map(len, listed.values()))
+    for file in package.rglob("*.py"):
+        if re.search(r"raise (BookError|MissingData)\(", file.read_text(encoding="utf-8")):
+            assert ".".join(file.relative_to(package).with_suffix("").parts) in listed, file
+
+
+def test_messages_are_read_from_the_code(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        'raise BookError(f"no {x} here: " + "add it")\nraise BookError("a bad" if y else "c")\n'
+        'raise BookError(str(e))\nraise ValueError("no")\ndef f():\n    return MissingData("gone: get it")\n'
+    )
+    assert sorted(pages.messages(tmp_path)["m"]) == ["a bad", "gone: get it", "no ... here: add it"]
+
+
+# ---------------------------------------------------------------- notation
+
+GREEK = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi"
+    " varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell"
+).split()
+
+
+def letters(tex: str) -> set[str]:
+    """Letters of a formula that stand for something: Latin ones and Greek commands, without upright words."""
+    upright = r"\\(?:mathrm|text|operatorname|begin|end)\*?\s*\{[^{}]*\}(?:\{[^{}]*\})?"
+    tex = re.sub(upright, " ", tex)
+    greek = {command for command in re.findall(r"\\([A-Za-z]+)", tex) if command in GREEK}
+    return greek | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", tex)))
+
+
+def declared(text: str) -> set[str]:
+    """Letters in the formulas of a text, and single letters written as code."""
+    formulas = re.findall(r"\$([^$]+)\$", text)
+    return set().union(*map(letters, formulas), re.findall(r"`([A-Za-z])`", text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_symbol_of_a_displayed_formula_is_in_the_notation(name: str) -> None:
+    notebook = chapters.read(name)
+    assert pages.symbol_tables(notebook), "a chapter declares its notation in a table"
+    shown = pages.symbols(ROOT, {name: notebook}, {name: "x"})
+    known = declared(shown) | declared((ROOT / "book" / "notation.md").read_text(encoding="utf-8"))
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    used = set().union(*map(letters, re.findall(r"\$\$(.*?)\$\$", prose, flags=re.S)))
+    assert used - known == set()
+
+
+def test_a_missing_symbol_would_be_noticed() -> None:
+    assert letters(r"\mathrm{corr}(x)+\bar\theta_{\text{new}}") == {"x", "theta"}
+    assert declared("| $x$ | it |") == {"x"}
+    table = "| symbol | meaning | shape |\n|---|---|---|\n| $|x|$ | its size | |"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(table)])
+    assert pages.symbol_tables(notebook) == ["| $|x|$ | its size |"]
+
+
+def test_symbols_are_listed_for_chapters_that_exist() -> None:
+    extra = yaml.safe_load((ROOT / "book" / "symbols.yml").read_text(encoding="utf-8"))
+    assert set(extra) <= {"all", *NAMES}

@@ -294,6 +294,11 @@ def test_a_missing_run_takes_no_place_of_its_own(chapter):
         torch.testing.assert_close(part[key][[0, 1, 3]], whole[key][[0, 1, 3]])
         if key[0] == "eeg":  # run 0 is missing: the other one stands in, and cohort.pairs() never asks for it
             torch.testing.assert_close(part[key][2, 0], whole[key][2, 1])
+    for s, r in ((1, 0), (1, 1)):
+        run = chapter.fmri_spatial(paired_cohort().fmri(s, r))
+        np.testing.assert_allclose(whole["fmri", "spatial"][s, r], run)
+        coupling = chapter.eeg_spatial(paired_cohort().signal(s, r), 250.0)
+        np.testing.assert_allclose(whole["eeg", "spatial"][s, r], coupling)
     pairs = paired_cohort(missing=True).pairs()
     assert not ((pairs[:, 0] == 2) & (pairs[:, 2] == 0)).any()
 
@@ -624,6 +629,23 @@ def test_probe_start_does_not_depend_on_who_embedded(chapter):
     torch.testing.assert_close(a.readouts["fmri"].weight, b.readouts["fmri"].weight)
 
 
+def test_probe_start_does_not_depend_on_units(chapter):
+    """Columns of e in other units give the same scores: the probe standardises, the read-out undoes it."""
+    import copy
+
+    splits = study_of(chapter)
+    e = chapter.some(chapter.whole[0], splits[0].train)
+    units = {key: 50 * torch.rand(x.shape[1]) + 0.1 for key, x in e.items()}
+    other = {key: units[key] * x + 7 for key, x in e.items()}
+    first = chapter.whole[0]["fmri", "spatial"][:, 0]
+    y, scores = (first > first.median()).numpy().astype(int), []
+    for given in (e, other):
+        model = copy.deepcopy(chapter.pretrained[0])
+        chapter.start_readouts(model, chapter.banks[0], splits[0].train, y, 0.3, given)
+        scores.append(model.classify(given).detach())
+    assert (scores[0] - scores[1]).abs().max() < 0.02 * scores[0].std()
+
+
 def test_dropped_modality_has_no_part_in_the_step(chapter):
     """Modality dropout hides one modality of a sample: its loss is that of the other one alone."""
     study_of(chapter)
@@ -799,6 +821,16 @@ def test_a_study_judges_people_that_it_did_not_train_on(chapter):
     assert set(out) == {"auc", "with_path_auc", "top1", "size"} and 0 <= out["top1"].value <= 1
     alone = chapter.study(chapter.banks[0], chapter.y, **setting, D="spatial", see="fmri")
     assert alone["size"] < out["size"]
+    seen, build, pretrain = [], chapter.build, chapter.pretrain
+    chapter.build = lambda bank, rows, **more: seen.extend(rows) or build(bank, rows, **more)
+    chapter.pretrain = lambda m, b, pairs, **more: seen.extend(pairs[:, 0]) or pretrain(m, b, pairs, **more)
+    try:
+        chapter.study(chapter.banks[0], chapter.y, **setting, D="spatial")
+        assert set(seen) == set(range(20)), "a study must learn from its first people alone"
+        chapter.study(chapter.banks[0], chapter.y, **setting, D="spatial", transductive=True)
+        assert set(seen) == set(range(40)), "the leak that the table shows is one"
+    finally:
+        chapter.build, chapter.pretrain = build, pretrain
     bare = chapter.study(chapter.banks[0], chapter.y, **setting | dict(epochs=0), size=dict(n_components=0))
     assert bare["auc"] == bare["with_path_auc"], "without a path both are the transformer's"
 

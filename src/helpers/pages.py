@@ -460,6 +460,13 @@ def errors(package: Path) -> str:
     return "\n".join(out)
 
 
+def changelog(root: Path) -> str:
+    """MyST: the changelog without its title."""
+    file = root / "CHANGELOG.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return text[text.index("\n## ") + 1 :] if "\n## " in text else "Nothing yet.\n"
+
+
 # ---------------------------------------------------------------- frames
 
 _FRAME = re.compile(r"""(<iframe\b[^>]*?)\ssrcdoc=(['"])(.*?)\2""", flags=re.S)
@@ -569,6 +576,7 @@ def generated(
         "versions": lambda: versions(chapters),
         "errors": lambda: errors(Path(__file__).resolve().parent),
         "symbols": lambda: symbols(root, notebooks, short),
+        "changelog": lambda: changelog(root),
         "records": lambda: recorded(root),
         "chapters": lambda: cards(root, chapters, titles),
     }

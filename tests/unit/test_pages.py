@@ -338,3 +338,8 @@ def test_a_missing_symbol_would_be_noticed() -> None:
 def test_symbols_are_listed_for_chapters_that_exist() -> None:
     extra = yaml.safe_load((ROOT / "book" / "symbols.yml").read_text(encoding="utf-8"))
     assert set(extra) <= {"all", *NAMES}
+
+
+def test_the_changelog_is_shown_without_its_title(tmp_path: Path) -> None:
+    assert pages.changelog(ROOT).startswith("## ")
+    assert pages.changelog(tmp_path) == "Nothing yet.\n"

@@ -380,6 +380,73 @@ def cards(root: Path, chapters: Sequence[str], titles: Mapping[str, str]) -> str
     return "\n".join([*out, ":::::\n"])
 
 
+# ---------------------------------------------------------------- data sets
+
+def _sections(text: str) -> dict[str, tuple[int, int]]:
+    """Where each section (level two or three) begins and the next one follows, its heading included."""
+    heads = list(re.finditer(r"^#{2,3} (.+)$", text, flags=re.M))
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    return {head.group(1): (head.start(), end) for head, end in zip(heads, ends, strict=True)}
+
+
+def _facts(text: str, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Rows of the tables that have these columns: name of the row -> one cell a column."""
+    found: dict[str, list[str]] = {}
+    for table in re.findall(r"(?:^\|.*\|[ ]*\n?)+", text, flags=re.M):
+        head, _, *rows = table.strip().splitlines()
+        names = _cells(head)
+        if set(columns) <= set(names):
+            at = [names.index(column) for column in columns]
+            found |= {_cells(row)[0]: [_cells(row)[k] for k in at] for row in rows}
+    return found
+
+
+def dataset_pages(root: Path, text: str, titles: Mapping[str, str]) -> dict[str, str]:
+    """MyST of a page for each entry of ``book/datasets.yml``, from the page of all data sets.
+
+    Raises BookError for a section or column that ``text`` does not have, or a page that lacks a fact.
+    """
+    made, where = {}, _sections(text)
+    for name, entry in _yaml(root / "book" / "datasets.yml").items():
+        here = f"book/datasets.yml: {name}"
+        if entry["section"] not in where:
+            raise BookError(f"{here}: book/datasets.md has no section {entry['section']!r}")
+        start, end = where[entry["section"]]
+        body = text[start:end].split("\n", 1)[1].strip()
+        facts = _facts(text, entry["columns"])
+        if not facts:
+            raise BookError(f"{here}: no table of book/datasets.md has the columns {entry['columns']}")
+        n = len(entry["columns"])
+        for key, value in (entry.get("facts") or {}).items():
+            facts[key] = [value] + [""] * (n - 1) if key not in facts or n == 1 else facts[key]
+        missing = {"licence", "size", "people"} - {key.split()[0] for key in facts}
+        if missing - ({"people"} if facts.keys() & {"pairs"} else set()):
+            raise BookError(f"{here}: its page lacks {', '.join(sorted(missing))}: add facts")
+        body = re.sub(r"(?:^\|.*\|[ ]*\n?)+", "", body, flags=re.M).strip()
+        body = re.sub(r"\]\((\w+\.md)", r"](../book/\1", body)  # the page lies in another folder
+        users = [f"[{titles[c]}](../notebooks/{c}.ipynb)" for c in entry["chapters"] if c in titles]
+        rows = [f"| {key} | {' | '.join(values)} |" for key, values in facts.items()]
+        made[name] = "\n".join([
+            f"# {entry['section']}\n", f"| | {' | '.join(entry['columns'])} |", "|---" * (n + 1) + "|", *rows,
+            f"\n**Used in.** {', '.join(users) or 'your own experiments'}.\n",
+            f"**Stand-in.** {entry['standin']}\n", body, ""])
+    return made
+
+
+def dataset_overview(root: Path, text: str) -> str:
+    """The page of all data sets without the sections that have pages of their own; their tables stay."""
+    entries = _yaml(root / "book" / "datasets.yml")
+    where = _sections(text)
+    for entry in sorted(entries.values(), key=lambda e: -where[e["section"]][0]):
+        start, end = where[entry["section"]]
+        body = text[start:end]
+        tables = list(re.finditer(r"(?:^\|.*\|[ ]*\n?)+", body, flags=re.M))
+        kept = body[: tables[-1].end()] + "\n" if tables else ""
+        text = text[:start] + kept + text[end:]
+    links = "\n".join(f"- [](../datasets/{name}.md)" for name in entries)
+    return text.replace(mark("datasets"), links)
+
+
 # ---------------------------------------------------------------- symbols
 
 def symbol_tables(notebook: NotebookNode) -> list[str]:
@@ -505,6 +572,10 @@ def contents(root: Path, chapters: Sequence[str]) -> dict[str, Any]:
             if node.get("file") == f"notebooks/{name}" and name in chapters:
                 node["sections"] = [{"file": f"practice/{name}"}]
                 return
+            if node.get("file") == "book/datasets" and (root / "book" / "datasets.yml").is_file():
+                pages = _yaml(root / "book" / "datasets.yml")
+                node["sections"] = [{"file": f"datasets/{page}"} for page in pages]
+                return
         for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
             walk(value)
 
@@ -580,6 +651,13 @@ def generated(
         "records": lambda: recorded(root),
         "chapters": lambda: cards(root, chapters, titles),
     }
+    prose = dict(prose)
+    if "book/datasets.md" in prose and (root / "book" / "datasets.yml").is_file():
+        text = prose["book/datasets.md"].decode()
+        for name, page in dataset_pages(root, text, short).items():
+            staged[f"datasets/{name}.md"] = page.encode()
+        staged["book/datasets.md"] = dataset_overview(root, text).encode()
+        del prose["book/datasets.md"]
     for name, content in prose.items():
         text = content.decode()
         for key, make in filled.items():

@@ -343,3 +343,51 @@ def test_symbols_are_listed_for_chapters_that_exist() -> None:
 def test_the_changelog_is_shown_without_its_title(tmp_path: Path) -> None:
     assert pages.changelog(ROOT).startswith("## ")
     assert pages.changelog(tmp_path) == "Nothing yet.\n"
+
+
+# ---------------------------------------------------------------- data sets
+
+DATASETS = yaml.safe_load((ROOT / "book" / "datasets.yml").read_text(encoding="utf-8"))
+DATASETS_TEXT = (ROOT / "book" / "datasets.md").read_text(encoding="utf-8")
+
+
+def test_every_data_set_has_a_page_with_what_a_reader_needs() -> None:
+    made = pages.dataset_pages(ROOT, DATASETS_TEXT, {name: name for name in NAMES})
+    assert list(made) == list(DATASETS)
+    for name, text in made.items():
+        assert text.startswith(f"# {DATASETS[name]['section']}\n")
+        for said in ("**Stand-in.**", "**Used in.**", "licence"):
+            assert said in text, (name, said)
+        words = text.lower()
+        assert any(word in words for word in ("known problems", "trusts", "loader says")), name
+        assert any(word in words for word in ("**access.**", "download", "the reader")), name
+
+
+def test_every_section_and_every_column_is_on_a_page() -> None:
+    sections = re.findall(r"^#{2,3} (.+)$", DATASETS_TEXT, flags=re.M)
+    groups = {
+        "Regional series and EEG",
+        "People with fMRI and EEG",
+        "Images: slices, volumes and pairs",
+        "Templates",
+    }
+    assert set(sections) - groups == {entry["section"] for entry in DATASETS.values()}
+    heads = re.findall(r"^\| \|(.+)\|$", DATASETS_TEXT, flags=re.M)
+    columns = {cell.strip() for head in heads for cell in head.split("|")}
+    assert columns == {column for entry in DATASETS.values() for column in entry["columns"]}
+
+
+def test_the_overview_keeps_tables_and_drops_what_has_a_page() -> None:
+    text = pages.dataset_overview(ROOT, DATASETS_TEXT)
+    assert "[](../datasets/abide.md)" in text and "| NetSim |" in text
+    assert "Head motion differs" not in text and "## Templates" in text
+
+
+def test_a_wrong_data_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    file = tmp_path / "book" / "datasets.yml"
+    entry = {"section": "Digits", "columns": ["Audiovision-MNIST"], "chapters": [], "standin": "x"}
+    for change, said in (({"section": "Nothing"}, "no section"), ({"columns": ["x"]}, "no table")):
+        file.write_text(yaml.safe_dump({"digits": entry | change}))
+        with pytest.raises(BookError, match=said):
+            pages.dataset_pages(tmp_path, DATASETS_TEXT, {})

@@ -6,9 +6,10 @@ Targets: with two of four modalities at most 60 % of the step with all four; gro
 least five times faster than four separate ones at the thin 3-D setting (16 channels, batch 1); the embedded
 model at most 2 M parameters.
 
-Measured in November 2026 on one thread of an AMD EPYC: two of four 59 to 62 % of the full step (0.072 s), uniform
-masks 75 %, ModDrop U-Net 0.031 s; grouped 6.4 to 7.2 times faster (0.60 s and 0.08 s); SMIL 4.1 to 4.3 times a
-step of ShaSpec; 0.47 M parameters. A busy machine adds up to 20 points to the first number: run it alone.
+Measured in November 2026 on one thread of an AMD EPYC: two of four 59 to 62 % of the full step (0.072 s),
+uniform masks 75 %, ModDrop U-Net 0.031 s; grouped 6.4 to 7.2 times faster (0.60 s and 0.08 s); SMIL 4.1 to
+4.3 times a step of ShaSpec; 0.47 M parameters. A busy machine adds up to 20 points to the first number: run
+it alone.
 """
 
 from __future__ import annotations

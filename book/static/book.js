@@ -24,6 +24,11 @@
     }
   };
 
+  // Entries of the bibliography are items of the list that they stand in.
+  const listed = () => {
+    for (const entry of document.querySelectorAll(".citation-list > [role=doc-biblioentry]")) entry.setAttribute("role", "listitem");
+  };
+
   // The first time a page uses a word of the glossary, the word carries its meaning.
   const explained = () => {
     const words = window.bookGlossary || {};
@@ -60,6 +65,7 @@
 
   const ready = () => {
     named();
+    listed();
     explained();
     reachable();
     window.addEventListener("resize", reachable);

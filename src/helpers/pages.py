@@ -345,22 +345,28 @@ def versions(chapters: Sequence[str]) -> str:
     return "\n".join(["| package | version |", "|---|---|", *rows]) + "\n"
 
 
-def picture(notebook: NotebookNode, name: str, width: int = 480) -> bytes:
-    """The figure ``name`` of an executed chapter as a small PNG. Raises BookError when it is not there."""
-    for cell in notebook.cells:
-        if cell.cell_type != "code" or cell.metadata.get("mystnb", {}).get("figure", {}).get("name") != name:
-            continue
-        for output in cell.outputs:
-            if png := output.get("data", {}).get("image/png"):
-                from PIL import Image
+def _png(cell: NotebookNode) -> str | None:
+    """The first picture among the outputs of a cell, base64."""
+    outputs = cell.get("outputs", []) if cell.cell_type == "code" else []
+    return next((png for output in outputs if (png := output.get("data", {}).get("image/png"))), None)
 
-                image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-                size = (width, round(image.height * width / image.width))
-                image = image.resize(size, Image.Resampling.LANCZOS)
-                out = io.BytesIO()
-                image.quantize(96).save(out, "PNG", optimize=True)
-                return out.getvalue()
-    raise BookError(f"book/chapters.yml names the picture {name}, which {title(notebook)!r} does not have")
+
+def picture(notebook: NotebookNode, name: str, width: int = 480) -> bytes:
+    """The figure ``name`` of an executed chapter as a small PNG; where it drew nothing, the first that did.
+
+    Raises BookError when the chapter has no figure of that name, or none at all.
+    """
+    named = [c for c in notebook.cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name]
+    png = next(filter(None, map(_png, [*named, *notebook.cells])), None)
+    if not named or png is None:
+        raise BookError(f"book/chapters.yml names the picture {name}, which {title(notebook)!r} does not have")
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    size = (width, round(image.height * width / image.width))
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).quantize(96).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def cards(root: Path, chapters: Sequence[str], titles: Mapping[str, str]) -> str:

@@ -220,7 +220,7 @@ def test_a_picture_comes_from_the_figure_of_that_name() -> None:
     cell = new_code_cell("x", outputs=[output], metadata={"mystnb": {"figure": {"name": "fig-a"}}})
     notebook = new_notebook(cells=[new_markdown_cell("# Tiny"), cell])
     assert Image.open(io.BytesIO(pages.picture(notebook, "fig-a"))).size == (480, 240)
-    with pytest.raises(BookError, match="fig-b"):
+    with pytest.raises(BookError, match="no picture fig-b"):
         pages.picture(notebook, "fig-b")
 
 

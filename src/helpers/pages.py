@@ -359,7 +359,7 @@ def picture(notebook: NotebookNode, name: str, width: int = 480) -> bytes:
     named = [c for c in notebook.cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name]
     png = next(filter(None, map(_png, [*named, *notebook.cells])), None)
     if not named or png is None:
-        raise BookError(f"book/chapters.yml: {title(notebook)!r} has no picture {name}: name another of its figures")
+        raise BookError(f"book/chapters.yml: {title(notebook)!r} has no picture {name}: name another")
     from PIL import Image
 
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")

@@ -327,9 +327,11 @@ def status(chapters: Sequence[str], titles: Mapping[str, str]) -> str:
             if record is None:
                 rows.append(f"| {name} | {profile} | | | | | {records.NOT_RUN[profile]} |")
             else:
-                rows.append(f"| {name} | {profile} | {records.seconds(record.wall_seconds)} |"
-                            f" {records.memory(record.peak_memory_mb)} | {record.machine} |"
-                            f" {record.created_utc[:10]} | {records.state(record)} |")
+                cells = (records.seconds(record.wall_seconds), records.memory(record.peak_memory_mb))
+                time, memory = (cell.replace(" ", "\u00a0") for cell in cells)
+                date = record.created_utc[:10].replace("-", "\u2011")  # these three stay on one line
+                rows.append(f"| {name} | {profile} | {time} | {memory} | {record.machine} |"
+                            f" {date} | {records.state(record)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -1,5 +1,8 @@
 """Run a chapter: ``python -m helpers.run CHAPTER [--profile P] [-p name=value]... [--resume] [--timeout S]``.
 
+``--continue`` is ``--resume`` where there is something to resume with the same parameters, else a new run; it
+is for launchers that start again what was killed (``scripts/``, ``helpers.sweep``).
+
 A thin, strict front door to papermill. Everything is checked before anything runs or is written. Results go
 to ``_runs/CHAPTER/PROFILE/`` (``runs/README.md`` lists the files); the chapter itself is never written to.
 The folder holds ``record.json`` only when the last run there ended well: the record is written last, and set
@@ -265,6 +268,15 @@ def _check_resume(folder: Path, parameters: Mapping[str, Any]) -> None:
                 f"--resume: {name} was {before.get(name)!r} in the interrupted run and is now"
                 f" {parameters.get(name)!r}; give the same parameters, or run it without --resume"
             )
+
+
+def can_resume(chapter: str, profile: str, overrides: Mapping[str, Any] | None = None) -> bool:
+    """Whether an interrupted run with these parameters left a checkpoint; every rank finds the same."""
+    try:
+        _check_resume(folder_of(chapter, profile), resolve(chapter, profile, overrides))
+    except BookError:
+        return False
+    return True
 
 
 def _has_files(folder: Path) -> bool:
@@ -619,6 +631,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted run from its last checkpoint"
     )
+    parser.add_argument(
+        "--continue", action="store_true", dest="go_on", help="--resume where possible, else a new run"
+    )
     parser.add_argument("--timeout", type=float, metavar="S", help="stop after this many seconds")
     return parser.parse_args(arguments)
 
@@ -642,7 +657,8 @@ def main(arguments: list[str] | None = None) -> int:
     def run() -> None:
         given = _parse(arguments)
         overrides = from_text(given.parameter, chapters.parameters(given.chapter)) if given.parameter else {}
-        run_chapter(given.chapter, given.profile, overrides, given.resume, given.timeout)
+        resume = given.resume or (given.go_on and can_resume(given.chapter, given.profile, overrides))
+        run_chapter(given.chapter, given.profile, overrides, resume, given.timeout)
 
     return _guard(run)
 

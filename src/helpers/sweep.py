@@ -146,35 +146,29 @@ def look(job: Job) -> bool:
 
 
 def command(job: Job) -> list[str]:
-    words = [sys.executable, "-m", "helpers.run", job.chapter, "--profile", job.profile]
+    words = [sys.executable, "-m", "helpers.run", job.chapter, "--profile", job.profile, "--continue"]
     for name, value in {**job.fixed, **job.values}.items():
         words += ["-p", f"{name}={_text(value)}"]
     return words
 
 
-def attempt(words: list[str], folder: str, output: str, where: str, threads: int) -> dict[str, Any]:
-    """Run once, on whatever machine Dask chose; with ``--resume`` when there is something to resume."""
+def attempt(words: list[str], folder: str, where: str, threads: int) -> dict[str, Any]:
+    """Run once, on whatever machine Dask chose."""
     began = time.monotonic()
     environment = {**os.environ, "BOOK_RUNS": folder}
     if threads:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "BOOK_RUN_DIR", "BOOK_RESUME"):
         environment.pop(name, None)
-    unfinished = any(p.is_file() for p in (Path(output) / "checkpoints").rglob("*"))
-    code, error = REFUSED, ""
-    for extra in [["--resume"], []] if unfinished else [[]]:  # a refused resumption begins afresh
-        process = subprocess.Popen(
-            [*words, *extra], cwd=where, env=environment, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        _children.add(process)
-        error = process.communicate()[1]
-        _children.discard(process)
-        code = process.returncode
-        if code != REFUSED:
-            break
+    process = subprocess.Popen(
+        words, cwd=where, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    _children.add(process)
+    error = process.communicate()[1]
+    _children.discard(process)
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     told = lines[-1].removeprefix("error: ") if lines else error.strip()[-300:]
+    code = process.returncode
     return {"code": code, "error": "" if code == 0 else told, "seconds": time.monotonic() - began}
 
 
@@ -225,7 +219,7 @@ def go(jobs: Sequence[Job], dask: Any, *, retries: int, threads: int) -> Iterato
 
         def submit(job: Job) -> Any:
             job.state, job.attempts = "running", job.attempts + 1
-            words = (command(job), str(job.folder), str(job.output), where, threads)
+            words = (command(job), str(job.folder), where, threads)
             return client.submit(attempt, *words, pure=False, retries=0)
 
         waiting = {submit(job): job for job in jobs if job.state == "waiting"}

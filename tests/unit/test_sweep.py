@@ -94,10 +94,11 @@ def test_two_real_runs_of_which_one_dies_once(book, capsys):
     assert "2 ended well before, 0 to do" in capsys.readouterr().out
 
 
-def imitation(words: list[str], folder: str, output: str, where: str, threads: int) -> dict:
+def imitation(words: list[str], folder: str, where: str, threads: int) -> dict:
     """What ``attempt`` does, without a kernel; it counts its calls in files and fails where it should."""
     values = dict(word.split("=", 1) for word in words if "=" in word)
     seed, kind = int(values["seed"]), values["kind"]
+    output = Path(folder) / CHAPTER / "embedded"
     count = Path(where) / f"count_{seed}_{kind}"
     count.write_text(count.read_text() + "x" if count.exists() else "x")
     if kind == "ledoit_wolf" and seed == 1 and not (Path(where) / "mended").exists():
@@ -105,9 +106,9 @@ def imitation(words: list[str], folder: str, output: str, where: str, threads: i
     if seed == 2 and count.read_text() == "x":
         raise RuntimeError("the worker died")
     record = records.start(CHAPTER, profile="embedded", seed=seed, parameters={}).log(score=seed).record()
-    io.write_json(Path(output) / "record.json", record.as_dict())
+    io.write_json(output / "record.json", record.as_dict())
     asked = run.resolve(CHAPTER, "embedded", {"seed": seed, "kind": kind})
-    io.write_json(Path(output) / "run.json", {"parameters": asked})
+    io.write_json(output / "run.json", {"parameters": asked})
     return {"code": 0, "error": "", "seconds": 1.0}
 
 

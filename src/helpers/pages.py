@@ -371,10 +371,19 @@ def picture(notebook: NotebookNode, name: str, width: int = 480) -> bytes:
     return out.getvalue()
 
 
-def cards(root: Path, chapters: Sequence[str], titles: Mapping[str, str]) -> str:
+def alt(notebook: NotebookNode, name: str) -> str:
+    """What the figure ``name`` of a chapter shows, in words."""
+    for cell in notebook.cells:
+        said = cell.metadata.get("mystnb", {})
+        if said.get("figure", {}).get("name") == name:
+            return " ".join(str(said.get("image", {}).get("alt", "")).split())
+    return ""
+
+
+def cards(root: Path, notebooks: Mapping[str, NotebookNode], titles: Mapping[str, str]) -> str:
     """MyST grid: a card a chapter with picture, line, difficulty, time and memory."""
     out, everything = [":::::{grid} 1 1 2 2\n:gutter: 3\n:class-container: chapter-cards\n"], about(root)
-    for chapter in chapters:
+    for chapter, notebook in notebooks.items():
         entry = _entry(everything, chapter)
         record = record_of(chapter, "embedded")
         took = ""
@@ -382,7 +391,7 @@ def cards(root: Path, chapters: Sequence[str], titles: Mapping[str, str]) -> str
             took = f" · {records.seconds(record.wall_seconds)}, {records.memory(record.peak_memory_mb)}"
         out.append(f"::::{{grid-item-card}} {titles[chapter]}\n"
                    f":link: ../notebooks/{chapter}\n:link-type: doc\n"
-                   f":img-top: cards/{chapter}.png\n:img-alt: A figure of the chapter {titles[chapter]}\n\n"
+                   f":img-top: cards/{chapter}.png\n:img-alt: {alt(notebook, entry['picture'])}\n\n"
                    f"{entry['line']}\n\n:::{{card-footer}}\n"
                    f"{_LEVELS[entry['level']]}{took}\n:::\n::::\n")
     return "\n".join([*out, ":::::\n"])
@@ -657,7 +666,7 @@ def generated(
         "symbols": lambda: symbols(root, notebooks, short),
         "changelog": lambda: changelog(root),
         "records": lambda: recorded(root),
-        "chapters": lambda: cards(root, chapters, titles),
+        "chapters": lambda: cards(root, notebooks, titles),
     }
     prose = dict(prose)
     if "book/datasets.md" in prose and (root / "book" / "datasets.yml").is_file():

@@ -34,6 +34,7 @@ def test_every_chapter_is_described(name: str) -> None:
         cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in chapters.read(name).cells
     ]
     assert ABOUT[name]["picture"] in figures
+    assert len(pages.alt(chapters.read(name), ABOUT[name]["picture"])) > 30
     assert 1 <= ABOUT[name]["level"] <= 3
 
 

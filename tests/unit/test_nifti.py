@@ -70,19 +70,6 @@ def test_brats_volumes_that_stay_on_disk(old, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in cache.iterdir()} == files, "read once"
 
 
-def test_brats_volumes_that_stay_on_disk(old, tmp_path):
-    size, cache = (12, 24, 24), tmp_path / "cache"
-    whole = brats.load_3d(old, size=size).normalise()
-    mapped = brats.mapped(brats.cases(old), cache, size=size)
-    assert isinstance(mapped.images, np.memmap) and mapped.scaling == "zscore"
-    assert mapped.people == whole.people and mapped.hash == whole.hash
-    for name in ("images", "labels", "mask", "available"):
-        np.testing.assert_array_equal(getattr(mapped, name), getattr(whole, name))
-    files = {p: p.stat().st_mtime_ns for p in cache.iterdir()}
-    assert brats.mapped(brats.cases(old), cache, size=size).hash == whole.hash
-    assert {p: p.stat().st_mtime_ns for p in cache.iterdir()} == files, "read once"
-
-
 def test_brats_2023(tmp_path):
     for j, kind in enumerate(("t2f", "t1n", "t1c", "t2w")):
         save(tmp_path / "BraTS-GLI-00000-000" / f"BraTS-GLI-00000-000-{kind}.nii.gz", brain(j))

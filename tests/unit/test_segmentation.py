@@ -123,7 +123,5 @@ def test_the_best_cut_is_found_channel_by_channel() -> None:
     assert segmentation.best_cuts(logits, truth).tolist() == [0.0, -2.5]
     parts = [segmentation.cut_counts(a, b) for a, b in zip(logits.split(1), truth.split(1), strict=True)]
     assert segmentation.cuts_from(sum(parts)).tolist() == [0.0, -2.5], "batches add up"
-    parts = [segmentation.cut_counts(a, b) for a, b in zip(logits.split(1), truth.split(1), strict=True)]
-    assert segmentation.cuts_from(sum(parts)).tolist() == [0.0, -2.5], "batches add up"
     with pytest.raises(BookError, match="do not match"):
         segmentation.best_cuts(logits, truth[:, :1])

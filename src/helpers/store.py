@@ -701,3 +701,42 @@ def ahead(batches: Iterable[Any], depth: int = 2) -> Iterator[Any]:
             yield item
     finally:
         stop.set()
+
+
+# --- command line --------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m helpers.store write FOLDER PLACE``, ``export PLACE FOLDER``, ``verify PLACE``; 0, or 2."""
+    import argparse
+    import sys
+
+    parser = argparse.ArgumentParser(prog="python -m helpers.store", description="Cohorts in Zarr.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, words, text in (
+        ("write", ("source", "target"), "a folder of Cohort.save as a store, on a disk or at an address"),
+        ("export", ("source", "target"), "a store as a folder of Cohort.save, which every chapter reads"),
+        ("verify", ("source",), "read every series and compare it with its SHA-256"),
+    ):
+        command = commands.add_parser(name, help=text)
+        for word in words:
+            command.add_argument(word)
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "verify":
+            mine = Store(given.source)
+            mine.verify()
+            print(f"whole: {mine!r}")
+        elif given.command == "write":
+            print(repr(write(Cohort.open(given.source), given.target)))
+        else:
+            cohort = load(given.source)
+            print(f"{cohort.save(given.target)}: {cohort!r}")
+    except BookError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

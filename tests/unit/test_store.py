@@ -118,6 +118,18 @@ def test_the_folder_of_a_cohort_is_loaded_too(cohort, tmp_path):
             store.load(tmp_path / "plain", n)
 
 
+def test_the_command_line_goes_there_and_back(cohort, tmp_path, capsys):
+    plain, place, back = (str(tmp_path / name) for name in ("plain", "mine.zarr", "back"))
+    cohort.save(plain)
+    assert store.main(["write", plain, place]) == 0
+    assert store.main(["verify", place]) == 0 and "whole: Store(" in capsys.readouterr().out
+    assert store.main(["export", place, back]) == 0
+    assert Cohort.open(back).hash == cohort.hash
+    truncate(Path(place))
+    assert store.main(["verify", place]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_records_take_a_store_as_data(good):
     from helpers import records
 

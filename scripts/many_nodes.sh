@@ -15,6 +15,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${NODES:?say how many machines: NODES=4}" "${HEAD:?say where they meet: HEAD=node01}"
 if [[ -z ${PYTHON:-} ]]; then PYTHON=python; [[ ! -x .venv/bin/python ]] || PYTHON=$PWD/.venv/bin/python; fi
 
+# A store of its own for each start: in a shared one, processes that start again find addresses of the dead.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec "$PYTHON" -m torch.distributed.run \
     --nnodes "$NODES" --nproc-per-node "${GPUS:-gpu}" --max-restarts "${RESTARTS:-3}" \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD:${PORT:-29500}" --rdzv-id "${JOB:-$1}" \

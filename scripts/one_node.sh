@@ -14,6 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ $# -ge 1 && $1 != -* ]] || { echo "usage: GPUS=8 $0 CHAPTER [options of helpers.run]" >&2; exit 2; }
 if [[ -z ${PYTHON:-} ]]; then PYTHON=python; [[ ! -x .venv/bin/python ]] || PYTHON=$PWD/.venv/bin/python; fi
 
+# A store of its own for each start: in a shared one, processes that start again find addresses of the dead.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec "$PYTHON" -m torch.distributed.run --standalone \
     --nproc-per-node "${GPUS:-gpu}" --max-restarts "${RESTARTS:-3}" \
     --no-python "$PYTHON" -m helpers.run "$@" --continue

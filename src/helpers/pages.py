@@ -29,7 +29,7 @@ from .errors import BookError, MissingData
 _LEVELS = {1: "★☆☆ easy", 2: "★★☆ medium", 3: "★★★ hard"}
 _ROLES = {"method", "baseline", "other"}
 _ABOUT = {"short", "line", "picture", "level", "evidence"}
-_EVIDENCE = {"question", "scale", "chance", "claim", "rows"}
+_EVIDENCE = {"question", "scale", "chance", "data", "claim", "rows"}
 
 
 def mark(name: str) -> str:
@@ -232,7 +232,8 @@ def results(root: Path, chapters: Sequence[str], titles: Mapping[str, str]) -> s
         chance = f" Chance is {evidence['chance']}." if evidence["chance"] is not None else ""
         out.append(f"**Asked:** {evidence['question']}, in {evidence['scale']}.{chance}\n")
         out.append(f"**The paper:** {evidence['claim']}\n")
-        out.append("| | role | " + " | ".join(records.PROFILES) + " |\n|---|---|" + "---|" * len(found))
+        heads = [f"{p}: {evidence['data'][p]}" if p in evidence["data"] else p for p in records.PROFILES]
+        out.append("| | role | " + " | ".join(heads) + " |\n|---|---|" + "---|" * len(found))
         for row in evidence["rows"]:
             values = [_cell(r.metric(row["metric"])) or "not recorded" if r else records.NOT_RUN[profile]
                       for profile, r in found.items()]
@@ -252,7 +253,9 @@ def evidence_rows(root: Path, chapters: Sequence[str], titles: Mapping[str, str]
                 value = record.metric(row["metric"])
                 if hasattr(value, "lo"):
                     about_row = {key: evidence[key] for key in ("scale", "chance")} | row
-                    rows.append({"chapter": titles[chapter], "profile": profile, **about_row, "value": value})
+                    data = evidence["data"].get(profile, "your own data")
+                    rows.append({"chapter": titles[chapter], "profile": profile, "data": data, **about_row,
+                                 "value": value})
     return rows
 
 
@@ -267,7 +270,7 @@ def evidence_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
     lines: dict[str, list[Any]] = {}  # of each scale: a heading (text), or a row
     for row in rows:
         mine = lines.setdefault(row["scale"], [])
-        heading = f"{row['chapter']}, {row['profile']}"
+        heading = f"{row['chapter']}, {row['data']}"
         if heading not in mine:
             mine.append(heading)
         mine.append(row)
@@ -282,7 +285,7 @@ def evidence_picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
                 if isinstance(row, str):
                     continue
                 marker, colour = looks[row["is"]]
-                value, fill = row["value"], "white" if row["profile"] == "embedded" else colour
+                value, fill = row["value"], "white" if "simulated" in row["data"] else colour
                 ax.plot([value.lo, value.hi], [-y, -y], color=colour, lw=1.6)
                 ax.plot(value.value, -y, marker, color=colour, ms=5.5, mfc=fill)
             ax.set_yticks([-y for y in range(len(mine))],

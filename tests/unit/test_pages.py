@@ -144,7 +144,14 @@ ROWS = [
     {"name": "ours", "metric": "a_auc", "is": "method"},
     {"name": "plain", "metric": "b_auc", "is": "baseline"},
 ]
-EVIDENCE = {"question": "q", "scale": "AUC", "chance": 0.5, "claim": "c", "rows": ROWS}
+EVIDENCE = {
+    "question": "q",
+    "scale": "AUC",
+    "chance": 0.5,
+    "data": {"embedded": "simulated"},
+    "claim": "c",
+    "rows": ROWS,
+}
 
 
 @pytest.mark.parametrize(

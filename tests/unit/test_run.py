@@ -443,6 +443,19 @@ def test_left_over_temporary_files_are_no_checkpoint(book, fake):
         run.run_chapter(CHAPTER, resume=True)
 
 
+def test_can_resume_only_an_interrupted_run_with_the_same_parameters(book):
+    """What --continue asks, on every rank."""
+    assert not run.can_resume(CHAPTER, "embedded")
+    state = {"status": "interrupted", "parameters": run.resolve(CHAPTER)}
+    io.write_json(folder(book) / "run.json", state)
+    assert not run.can_resume(CHAPTER, "embedded"), "no checkpoint"
+    io.write_json(folder(book) / "checkpoints" / "fit" / "state.json", {})
+    assert run.can_resume(CHAPTER, "embedded")
+    assert not run.can_resume(CHAPTER, "embedded", {"seed": 8})
+    io.write_json(folder(book) / "run.json", state | {"status": "finished"})
+    assert not run.can_resume(CHAPTER, "embedded")
+
+
 def test_resume_tells_that_the_code_changed(book, fake, capsys):
     def stop(here):
         io.write_json(here / "checkpoints" / "a.json", {})

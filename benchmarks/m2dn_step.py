@@ -10,11 +10,10 @@ one encoder and one decoder run at full size in each step: the rest of a call is
 from __future__ import annotations
 
 import argparse
-import time
 from functools import partial
 
-import numpy as np
 import torch
+from machine import cpu_seconds
 
 from helpers import chapters, train
 
@@ -24,13 +23,7 @@ N = 12  # slices that are sampled together
 
 def cpu_ms(work, repeats: int) -> float:
     """Median CPU time of ``work()`` in milliseconds, after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return 1e3 * float(np.median(times))
+    return 1e3 * cpu_seconds(work, repeats)
 
 
 def training(chapter, schedule, *, size: int, width: int, batch: int, skips: str = "full"):
